@@ -1,0 +1,199 @@
+"""Messages between the gateway and a host."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from skylift.wire.client_link import Events
+from skylift.wire.values import (
+    CallKind,
+    CancelMode,
+    ContainerInfo,
+    FunctionSpec,
+    GpuRequest,
+    HostFacts,
+    Message,
+    Payload,
+    Problem,
+    Struct,
+    Usage,
+)
+
+# --- host → gateway ------------------------------------------------------------------------------
+
+
+class CallReport(Struct, frozen=True, kw_only=True):
+    """A call that a host still holds, told when it connects."""
+
+    call_id: str
+    container_id: str
+    next_seq: int
+    """The number that its next event will have."""
+    held_from: int
+    """The lowest event that the host can still send."""
+    inputs: tuple[int, ...] = ()
+    """Of a map: inputs that it has and that are without result."""
+    ended: bool = False
+
+
+class HostHello(Message, frozen=True, kw_only=True):
+    """First frame of a host's link, after a first connect and after each reconnect."""
+
+    protocol: int
+    token: str
+    facts: HostFacts
+    containers: tuple[ContainerInfo, ...] = ()
+    pools: dict[str, str] = {}
+    """Container id to pool id (`pool_id`), of the containers above."""
+    calls: tuple[CallReport, ...] = ()
+    specs: dict[str, FunctionSpec] = {}
+    """Pool id to spec, of the containers above: a restarted gateway does not know them."""
+
+
+class ContainerChanged(Message, frozen=True, kw_only=True):
+    """A container became ready, or ended."""
+
+    info: ContainerInfo
+    problem: Problem | None = None
+    """Why it did not start, or died."""
+
+
+class CallStarted(Message, frozen=True, kw_only=True):
+    """The runner has begun a call."""
+
+    call_id: str
+    time: float
+
+
+class Returned(Message, frozen=True, kw_only=True):
+    """Inputs of a map that the host gives back unrun (its container died before their turn)."""
+
+    call_id: str
+    inputs: tuple[int, ...]
+
+
+class CallLost(Message, frozen=True, kw_only=True):
+    """A call that was sent to a container which ended before the call began: it can run elsewhere."""
+
+    call_id: str
+    reason: str
+
+
+class UsageReport(Message, frozen=True, kw_only=True):
+    """Samples of every container, once a second while something runs."""
+
+    samples: tuple[Usage, ...]
+
+
+HostMessage: TypeAlias = (
+    HostHello | ContainerChanged | CallStarted | Returned | CallLost | UsageReport | Events
+)
+
+# --- gateway → host ------------------------------------------------------------------------------
+
+
+class HostWelcome(Message, frozen=True, kw_only=True):
+    """The host is known. Calls that it reported and that are named here go on; others are dropped."""
+
+    gateway_id: str
+    calls: dict[str, int] = {}
+    """Call id to the first event that the gateway's log lacks: the host sends from there."""
+
+
+class StartContainer(Message, frozen=True, kw_only=True):
+    """Make a container for a pool; the host chooses the fastest path. Answer: `ContainerChanged`."""
+
+    container_id: str
+    pool_id: str
+    spec: FunctionSpec
+    gpu: GpuRequest | None = None
+    """Which of the spec's choices to take."""
+
+
+class StopContainer(Message, frozen=True, kw_only=True):
+    """End a container: exit handlers run within `grace` seconds."""
+
+    container_id: str
+    grace: float = 5.0
+    reason: str = ""
+
+
+class Code(Message, frozen=True, kw_only=True):
+    """A function's pickled code; sent once on a link, before its first call."""
+
+    function_id: str
+    code: Payload
+
+
+class RunCall(Message, frozen=True, kw_only=True):
+    """Run one call in a container."""
+
+    container_id: str
+    call_id: str
+    function_id: str
+    kind: CallKind
+    args: Payload
+    window: int
+    timeout: float
+    first_seq: int = 0
+    """The number of its first event: above 0 when it ran elsewhere before."""
+
+
+class RunInputs(Message, frozen=True, kw_only=True):
+    """Run these inputs of a map in a container, in this order. More may follow for the same call."""
+
+    container_id: str
+    call_id: str
+    function_id: str
+    indexes: tuple[int, ...]
+    items: tuple[Payload, ...]
+    timeout: float
+
+
+class EndMap(Message, frozen=True, kw_only=True):
+    """Every input of a map has its result (or it is cancelled): the host forgets the call."""
+
+    call_id: str
+
+
+class Persisted(Message, frozen=True, kw_only=True):
+    """Events below `seq` are in the gateway's log; the host may let go of them."""
+
+    call_id: str
+    seq: int
+
+
+class Window(Message, frozen=True, kw_only=True):
+    """The consumer has consumed `total` bytes of this call (see `Consumed`)."""
+
+    call_id: str
+    total: int
+
+
+class CancelCall(Message, frozen=True, kw_only=True):
+    """See `Cancel`. `index` names one input of a map; -1 is all."""
+
+    call_id: str
+    mode: CancelMode
+    reason: str = ""
+
+
+class Shutdown(Message, frozen=True, kw_only=True):
+    """End all containers and the host process itself."""
+
+    grace: float = 5.0
+
+
+HostCommand: TypeAlias = (
+    HostWelcome
+    | StartContainer
+    | StopContainer
+    | Code
+    | RunCall
+    | RunInputs
+    | EndMap
+    | Persisted
+    | Window
+    | CancelCall
+    | Shutdown
+)

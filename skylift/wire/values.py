@@ -1,0 +1,254 @@
+"""What travels inside messages."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from skylift.wire.limits import EVENT_OVERHEAD
+
+CallState: TypeAlias = Literal["queued", "running", "done", "failed", "cancelled", "timeout"]
+CallKind: TypeAlias = Literal["call", "generator", "map", "cell"]
+ContainerState: TypeAlias = Literal["starting", "ready", "exited"]
+StartPath: TypeAlias = Literal["running", "fork", "restore", "cold"]
+CancelMode: TypeAlias = Literal["interrupt", "cancel", "terminate"]
+FINAL_STATES = frozenset({"done", "failed", "cancelled", "timeout"})
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of what travels inside messages."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", omit_defaults=True):
+    """Base of the messages themselves: a map with its class's name under ``t``."""
+
+
+# --- what travels inside -------------------------------------------------------------------------
+
+
+class Payload(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Bytes that only the client and the runner understand, or the name of such bytes in the store."""
+
+    data: bytes = b""
+    blob: str = ""
+    """BLAKE3 of the bytes, 64 hex digits, where they are in the store and ``data`` is empty."""
+    size: int = 0
+    """Bytes, whichever way they travel."""
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True):
+    """One thing that happened in a call. `kind` is one of:
+
+    ==========  ======================================================  ==============================
+    kind        meta                                                    data
+    ==========  ======================================================  ==============================
+    output      ``{"stream": "stdout"|"stderr"}``, ``"index"`` in maps  UTF-8 text
+    display     ``{"display_id"?, "update"?}``                          JSON: {"data", "metadata"}
+    clear       ``{"wait": bool}``                                      –
+    yield       ``{}``                                                  the pickled item
+    result      ``{}``, ``"index"`` in maps                             the pickled value
+    value       ``{"execution_count"}`` a cell's last value             JSON: {"data", "metadata"}
+    names       ``{"names": {name: {...}}}`` what a cell assigned       the pickles, one after another
+    error       see `runtime.runner.errors`; ``"index"`` in maps        the pickled exception, or empty
+    ==========  ======================================================  ==============================
+    """
+
+    kind: str
+    meta: dict[str, Any]
+    data: bytes = b""
+    blob: str = ""
+    """As in `Payload`: set where the data went to the store because it is over `INLINE_LIMIT`."""
+
+
+def event_cost(data_length: int) -> int:
+    """Bytes that an event with so much data takes of its stream's window."""
+    return data_length + EVENT_OVERHEAD
+
+
+class GpuRequest(Struct, frozen=True, kw_only=True):
+    """One acceptable choice of GPUs."""
+
+    model: str
+    """``"H100"`` and so on, or ``"any"``."""
+    count: int = 1
+    exact: bool = False
+    """``"H100!"``: no upgrade to a better model."""
+
+
+class MountSpec(Struct, frozen=True, kw_only=True):
+    """A folder of the client's machine that the container sees read-only, at the same path."""
+
+    path: str
+
+
+class ImageSpec(Struct, frozen=True, kw_only=True):
+    """What a container's root holds. For now there is one kind: the client's own environment."""
+
+    kind: Literal["environment"]
+    machine: str
+    """`machine_id` of the machine that the environment is on; another machine refuses it."""
+    python: str
+    """Path of the interpreter, as ``sys.executable``."""
+    python_version: str
+    """``"3.11.7"``."""
+    mounts: tuple[MountSpec, ...]
+    """Every folder the interpreter needs: prefixes, site-packages, editable installs,
+    the notebook's folder."""
+    sys_path: tuple[str, ...]
+    """Entries to put on ``sys.path`` in the container."""
+    env: dict[str, str] = {}
+    fingerprint: str = ""
+    """Changes when an installed package or a local module does, so that an old container is not reused."""
+
+
+class RetryPolicy(Struct, frozen=True, kw_only=True):
+    """Call number n (from 1) is retried after ``initial_delay * backoff_coefficient**(n-1)`` seconds, at most
+    ``max_delay``."""
+
+    max_retries: int
+    initial_delay: float = 1.0
+    backoff_coefficient: float = 2.0
+    max_delay: float = 60.0
+
+
+class FunctionSpec(Struct, frozen=True, kw_only=True):
+    """What containers of a function are made of; two definitions with equal specs share containers."""
+
+    app: str
+    name: str
+    image: ImageSpec
+    gpus: tuple[GpuRequest, ...] = ()
+    """In order of preference; empty for none."""
+    cpu: float = 0.125
+    """Cores that are reserved."""
+    cpu_limit: float | None = None
+    """Cores; None lets a container use what is idle."""
+    memory: int = 128
+    """MiB that are reserved."""
+    memory_limit: int | None = None
+    """MiB; None is the host's default."""
+    timeout: float = 300.0
+    """Seconds for one call (for one input of a map)."""
+    startup_timeout: float = 300.0
+    """Seconds for a container to become ready."""
+    retries: RetryPolicy | None = None
+    max_containers: int | None = None
+    scaledown_window: float = 60.0
+    """Seconds that an idle container is kept."""
+    block_network: bool = False
+    single_use: bool = False
+    is_generator: bool = False
+    env: dict[str, str] = {}
+    session: str = ""
+    """Id of the session (``se-…``) that this container is; "" for a function's containers."""
+    session_name: str = ""
+
+
+class CallTimes(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Unix times in seconds; 0 is "not yet"."""
+
+    queued: float = 0.0
+    started: float = 0.0
+    first_output: float = 0.0
+    ended: float = 0.0
+
+
+class End(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a call ended. What it raised is in the stream, as an event of kind ``error``."""
+
+    state: CallState
+    summary: str = ""
+    """One line, such as ``"ValueError: no such column"``."""
+    times: CallTimes = CallTimes()
+    peak_memory: int = 0
+    """Bytes, of the container, so far."""
+
+
+class ContainerInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What people are told of a container."""
+
+    container_id: str
+    host_id: str
+    state: ContainerState
+    app: str
+    function: str
+    session: str = ""
+    gpu: str = ""
+    """``"H100"``, ``"H100:8"`` or ``""``."""
+    simulated: bool = False
+    path: StartPath = "cold"
+    path_seconds: float = 0.0
+    path_reason: str = ""
+    """Why a faster path was not taken, or ""."""
+    image: str = ""
+    started: float = 0.0
+    exit_reason: str = ""
+
+
+class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One sample of a container's use."""
+
+    container_id: str
+    time: float
+    cpu: float = 0.0
+    """Cores in use since the last sample."""
+    memory: int = 0
+    """Bytes."""
+    gpu: float = 0.0
+    """Utilisation, 0 to 1, mean of its GPUs."""
+    gpu_memory: int = 0
+    """Bytes, all its GPUs."""
+    gpu_memory_total: int = 0
+
+
+class CallStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a call is, for status lines. Sent when it changes and the call is not over in a blink."""
+
+    call_id: str
+    state: CallState
+    detail: str = ""
+    """Why it waits: ``"waiting for an H100: 1 of 1 in use by session train"``."""
+    container: ContainerInfo | None = None
+    times: CallTimes = CallTimes()
+    usage: Usage | None = None
+    cost: float = 0.0
+    """US dollars so far, at the configured local price."""
+    price: float = 0.0
+    """US dollars per hour."""
+
+
+class GpuInfo(Struct, frozen=True, kw_only=True):
+    """One GPU of a host."""
+
+    index: int
+    uuid: str
+    model: str
+    """Our name for it: ``"H100"``; the vendor's where we have none."""
+    memory: int
+    """Bytes."""
+    simulated: bool = False
+    in_use_by: str = ""
+    """A container's id, or ""."""
+
+
+class HostFacts(Struct, frozen=True, kw_only=True):
+    """What a host offers."""
+
+    host_id: str
+    machine: str
+    hostname: str
+    cpus: float
+    memory: int
+    """MiB."""
+    gpus: tuple[GpuInfo, ...]
+    isolation: Literal["runc", "process"]
+    rootless: bool
+    kernel: str
+
+
+class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An error of ours, as it travels. `error` is the name of a class in `skylift.exceptions`."""
+
+    error: str
+    message: str
