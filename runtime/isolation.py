@@ -1,0 +1,158 @@
+"""How a host makes containers: the interface, and what goes in and comes out of it.
+
+`skylift.runtime.runc.RuncIsolation` makes real containers; `skylift.runtime.plain_process.ProcessIsolation` only
+starts processes. `open_isolation` takes the one that the settings name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from skylift.runtime.gpus import Gpu
+
+from skylift.wire import ImageSpec, Problem
+
+if TYPE_CHECKING:
+    from skylift.runtime.settings import HostSettings
+
+MIB = 1024 * 1024
+
+
+class StartError(Exception):
+    """A container could not be made.
+
+    `error` is the name of a class in `skylift.exceptions`: ``InvalidError`` where the plan asks for what is never
+    given (a mount of ``/``), ``ResourceExhaustedError`` where this host lacks it, ``InternalFailure`` else.
+    """
+
+    def __init__(self, message: str, error: str = "InternalFailure") -> None:
+        super().__init__(message)
+        self.error = error
+
+    def problem(self) -> Problem:
+        """The same, as it travels."""
+        return Problem(error=self.error, message=str(self))
+
+
+class Bind(msgspec.Struct, frozen=True):
+    """A file or folder of the host that a container sees at `target`, which is made where it is missing."""
+
+    source: Path
+    target: str
+    writable: bool = False
+
+
+class ContainerPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that decides what a container is."""
+
+    container_id: str
+    folder: Path
+    """The container's own folder on the host; the caller makes it, `ContainerProcess.remove` empties what
+    the isolation put there (under ``isolation/``)."""
+    image: ImageSpec
+    command: list[str]
+    env: dict[str, str] = {}
+    """Added to the image's; the last word."""
+    cpu: float = 0.125
+    """Cores that are reserved: its weight where cores are short."""
+    cpu_limit: float | None = None
+    """Cores; None lets it use what is idle."""
+    memory_limit: int | None = None
+    """MiB; None is the host's default (`HostSettings.memory_limit`)."""
+    pids_limit: int | None = None
+    """Processes and threads; None is the host's default."""
+    gpus: tuple[Gpu, ...] = ()
+    block_network: bool = False
+    hostname: str = "skylift"
+    binds: tuple[Bind, ...] = ()
+    """Beyond the image's mounts: the runner, the folder of its socket, code of local modules."""
+
+
+class ExitStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How a container's first process ended."""
+
+    code: int
+    """What it passed to ``exit``; 128 + `signal` where a signal ended it."""
+    signal: int = 0
+    """The signal that ended it (it, or what it stood for: see `docs/architecture.md` on PID 1), or 0."""
+    oom: bool = False
+    """Whether the kernel killed something in it for memory."""
+    peak_memory: int = 0
+    """Bytes."""
+    memory_limit: int = 0
+    """Bytes; 0 is none."""
+
+
+class ResourceUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container uses now."""
+
+    cpu_seconds: float = 0.0
+    """Processor time since it began."""
+    memory: int = 0
+    """Bytes."""
+    peak_memory: int = 0
+    """Bytes."""
+
+
+class ContainerProcess(ABC):
+    """A running container."""
+
+    pid: int
+    """Its first process, as the host sees it."""
+    output: tuple[int, int]
+    """Read ends of the pipes that are its stdout and stderr; the caller closes them."""
+
+    @abstractmethod
+    async def wait(self) -> ExitStatus:
+        """Wait until its first process has ended. May be called more than once and by several tasks."""
+
+    @abstractmethod
+    async def kill(self) -> None:
+        """Send SIGKILL to everything in it, and return when its first process is gone. Idempotent."""
+
+    @abstractmethod
+    def use(self) -> ResourceUse:
+        """What it uses now; the last figures known once it has ended."""
+
+    @abstractmethod
+    async def remove(self) -> None:
+        """Kill what is left of it and remove its mounts, cgroup, network and files. Idempotent."""
+
+
+class Isolation(ABC):
+    """A way to make containers. One object per host process; its methods are called from the event loop."""
+
+    name: Literal["runc", "process"]
+    rootless: bool
+
+    @abstractmethod
+    async def create(self, plan: ContainerPlan) -> ContainerProcess:
+        """Start a container; returns as soon as its first process runs.
+
+        Raises `StartError`; nothing of the container is left then.
+        """
+
+    @abstractmethod
+    async def adopt(self) -> None:
+        """Remove what a host that crashed has left behind. Called once, before the first `create`."""
+
+    async def close(self) -> None:  # noqa: B027  (optional)
+        """Give back what all containers shared (bridge, address pool). Called once, after the last `remove`."""
+
+
+def open_isolation(settings: HostSettings, folder: Path) -> Isolation:
+    """The isolation that `settings` name.
+
+    `folder` is the host's own (``$SKYLIFT_HOME/host``). Raises `StartError` where this machine cannot provide it,
+    and says what is missing; it never falls back to a weaker one.
+    """
+    if settings.isolation == "process":
+        from skylift.runtime.plain_process import ProcessIsolation
+
+        return ProcessIsolation(settings, folder)
+    from skylift.runtime.runc import RuncIsolation
+
+    return RuncIsolation(settings, folder)
