@@ -1,4 +1,4 @@
-"""An import-linter contract: two sides of a package share some modules and know nothing else of one another."""
+"""An import-linter contract: two sides of a package that share some modules and nothing else."""
 
 from __future__ import annotations
 
