@@ -77,7 +77,7 @@ class GpuRequest(Struct, frozen=True, kw_only=True):
 
 
 class MountSpec(Struct, frozen=True, kw_only=True):
-    """A folder of the client's machine that the container sees read-only, at the same path."""
+    """A folder (or one file) of the client's machine that the container sees read-only, at the same path."""
 
     path: str
 
