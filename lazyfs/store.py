@@ -90,7 +90,7 @@ class Store(ABC):
         """Keep `data` and return its name.
 
         Called by the host for results over `INLINE_LIMIT`, and by whoever has the bytes in memory already.
-        With `durable` the blob outlives a power failure once this returns, and not only the end of this process.
+        With `durable` the blob outlives a power failure once this returns, not only the end of this process.
 
         Raises `StoreFullError`.
         """
