@@ -208,21 +208,19 @@ class LocalStore(Store):
 
     def _write(self, chunks: Iterable[Bytes], blob: str | None, durable: bool) -> tuple[str, int]:
         temporary = self._temporary / f"{os.getpid()}-{secrets.token_hex(8)}"
-        written = 0
-        pending = 0
+        written = needed = 0
         hasher = blake3()
         try:
             with open(_create(temporary), "wb", buffering=0) as file:
                 for chunk in chunks:
                     view = memoryview(chunk).cast("B")
-                    pending = len(view)
                     if blob is None:
                         hasher.update(view)
+                    needed = written + len(view)
                     while view:
                         count = file.write(view)
                         written += count
                         view = view[count:]
-                    pending = 0
                 if durable:
                     os.fdatasync(file.fileno())
             if blob is None:
@@ -236,7 +234,6 @@ class LocalStore(Store):
         except OSError as error:
             temporary.unlink(missing_ok=True)
             if error.errno in _NO_ROOM:
-                needed = written + pending
                 raise StoreFullError(self.folder, needed, shutil.disk_usage(self.folder).free) from error
             raise
         except BaseException:

@@ -37,18 +37,18 @@ class TestPut:
         blob = store.put(b"some bytes")
 
         assert blake3(b"some bytes").hexdigest() == blob
-        assert store.get(blob) == b"some bytes"
+        assert b"some bytes" == store.get(blob)
         assert store.has(blob)
         assert len(b"some bytes") == store.size(blob)
-        assert store.path(blob).read_bytes() == b"some bytes"
-        assert leftovers(store) == []
+        assert b"some bytes" == store.path(blob).read_bytes()
+        assert [] == leftovers(store)
 
     def test_empty_and_durable(self, store: LocalStore) -> None:
-        assert store.get(store.put(b"", durable=True)) == b""
+        assert b"" == store.get(store.put(b"", durable=True))
 
     @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
     def test_every_kind_of_bytes(self, store: LocalStore, kind: type) -> None:
-        assert store.get(store.put(kind(b"abc"))) == b"abc"
+        assert b"abc" == store.get(store.put(kind(b"abc")))
 
     def test_the_same_bytes_are_written_once(self, store: LocalStore) -> None:
         blob = store.put(b"x" * 1000)
@@ -58,8 +58,8 @@ class TestPut:
         assert inode == store.path(blob).stat().st_ino
 
     def test_only_the_owner_can_read_it(self, store: LocalStore) -> None:
-        assert store.path(store.put(b"secret")).stat().st_mode & 0o777 == 0o600
-        assert (store.folder / "tmp").stat().st_mode & 0o777 == 0o700
+        assert 0o600 == store.path(store.put(b"secret")).stat().st_mode & 0o777
+        assert 0o700 == (store.folder / "tmp").stat().st_mode & 0o777
 
     @given(chunks=st.lists(st.binary(max_size=200), max_size=8))
     def test_a_stream_is_the_same_blob_as_its_bytes(
@@ -77,7 +77,7 @@ class TestPut:
 
         with pytest.raises(ConnectionError, match="the client is gone"):
             store.put_stream(broken())
-        assert leftovers(store) == []
+        assert [] == leftovers(store)
         assert not store.has(blob_name(b"first"))
 
 
@@ -85,10 +85,8 @@ class TestMissingAndDamaged:
     def test_get_of_a_missing_blob_names_it_and_the_folder(self, store: LocalStore) -> None:
         with pytest.raises(BlobMissingError) as caught:
             store.get(ABSENT)
-        assert (
-            f"The store in {store.folder} has no blob {ABSENT}: it was deleted, or never arrived there."
-            == str(caught.value)
-        )
+        message = f"The store in {store.folder} has no blob {ABSENT}: it was deleted, or never arrived there."
+        assert message == str(caught.value)
 
     def test_size_and_path_of_a_missing_blob(self, store: LocalStore) -> None:
         assert not store.has(ABSENT)
@@ -112,20 +110,18 @@ class TestMissingAndDamaged:
         blob = store.put(b"right")
         store.path(blob).write_bytes(b"wrong")
 
-        with pytest.raises(
-            BlobDamagedError, match=f"Blob {blob} in .* is damaged: its bytes have another hash"
-        ):
+        with pytest.raises(BlobDamagedError, match=f"Blob {blob} in .* is damaged: "):
             store.get(blob)
         assert not store.has(blob)
         assert blob == store.put(b"right")
-        assert store.get(blob) == b"right"
+        assert b"right" == store.get(blob)
 
     def test_a_torn_blob_is_replaced_by_a_whole_one(self, store: LocalStore) -> None:
         blob = store.put(b"whole")
         store.path(blob).write_bytes(b"wh")
 
         store.put(b"whole")
-        assert store.get(blob) == b"whole"
+        assert b"whole" == store.get(blob)
 
 
 class TestManyWriters:
@@ -136,7 +132,7 @@ class TestManyWriters:
 
         assert [blob_name(payload) for payload in payloads] == blobs
         assert payloads[:5] == [store.get(blob) for blob in blobs[:5]]
-        assert leftovers(store) == []
+        assert [] == leftovers(store)
 
     def test_another_process_sees_it(self, store: LocalStore) -> None:
         blob = store.put(b"shared")
@@ -150,7 +146,7 @@ class TestManyWriters:
             text=True,
             check=True,
         )
-        assert done.stdout == "shared\n"
+        assert "shared\n" == done.stdout
 
 
 def test_stale_temporary_files_are_removed_and_fresh_ones_are_not(store: LocalStore) -> None:
@@ -181,7 +177,7 @@ class TestFullDisk:
         with pytest.raises(StoreFullError) as caught:
             small.put(bytes(2_000_000))
 
-        assert caught.value.needed == 2_000_000
+        assert 2_000_000 == caught.value.needed
         assert 0 < caught.value.free < 1_100_000
         assert str(caught.value).startswith(
             f"The store in {small.folder} is full: 2,000,000 bytes were to be written and "
@@ -189,10 +185,10 @@ class TestFullDisk:
         assert str(caught.value).endswith(
             "Free some space on that disk, or set SKYLIFT_HOME to a folder on a larger one."
         )
-        assert leftovers(small) == []
-        assert small.get(kept) == b"small"
+        assert [] == leftovers(small)
+        assert b"small" == small.get(kept)
 
     def test_a_stream(self, small: LocalStore) -> None:
         with pytest.raises(StoreFullError):
             small.put_stream(bytes(100_000) for _ in range(30))
-        assert leftovers(small) == []
+        assert [] == leftovers(small)
