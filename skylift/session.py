@@ -15,6 +15,19 @@ if TYPE_CHECKING:
 CellItem: TypeAlias = "Event | CallStatus"
 
 
+class Pickled:
+    """A value that is pickled already: for `Session.run_cell` and `Session.put`, in the place of the value.
+
+    The magics pickle by themselves, because a function of the notebook goes with its globals bound to the
+    session's namespace (docs/protocol.md), and what it reads from there goes as names of their own.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
 class Session:
     """One session. Constructing it talks to nobody: the container starts with the first cell.
 
@@ -68,7 +81,9 @@ class Session:
         """Sends a cell and returns at once.
 
         `send`: names that the cell reads, with their local values; only those that the session does not
-        already hold as they are now are sent, and a `RemoteRef` of this session goes by reference.
+        already hold as they are now are sent (compared by their pickles' hash), and a `RemoteRef` of this
+        session goes by reference. Where the container turns out to be a new one that lacks them (``missing`` in
+        the protocol), all of `send` goes again; the caller notices nothing.
         `assigned`: names to bring back. `limit`: bytes up to which a value comes back as itself (default
         1 MiB). `first_line`: the number of the code's first line in `filename`. `detached`: the cell runs on
         without this client.
@@ -91,6 +106,11 @@ class Session:
 
     def names(self) -> dict[str, RemoteRef]:
         """What the session holds, by name."""
+        raise NotImplementedError
+
+    def holds(self, values: Mapping[str, Pickled]) -> None:
+        """Notes that the session has these names in just this form, so that they need not be sent: for what
+        came back from a cell, as it looks when it is pickled here."""
         raise NotImplementedError
 
     def stop(self) -> None:
