@@ -1,0 +1,1 @@
+"""The control plane: database, scheduler, engines and the call log."""

@@ -1,0 +1,242 @@
+"""What REST answers with: plain data about calls, containers, sessions, hosts and spend.
+
+Times are Unix times in seconds (0: not yet), prices US dollars an hour, costs US dollars.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from skylift.wire import CallKind, CallState, ContainerState, StartPath, Usage
+
+SpendBy: TypeAlias = Literal["day", "notebook", "function", "gpu"]
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of the views."""
+
+
+class CallFilter(View):
+    """Which calls to list. Empty fields do not restrict."""
+
+    state: tuple[CallState, ...] = ()
+    kind: tuple[CallKind, ...] = ()
+    function: str = ""
+    app: str = ""
+    session: str = ""
+    notebook: str = ""
+    container_id: str = ""
+    search: str = ""
+    """Part of the function's name, the summary or the error."""
+    since: float = 0.0
+    """Queued at or after this time."""
+    until: float = 0.0
+    """Queued before this time."""
+
+
+class CallRow(View):
+    """A call in a list."""
+
+    call_id: str
+    kind: CallKind
+    state: CallState
+    app: str
+    function: str
+    session: str
+    notebook: str
+    cell: str
+    summary: str
+    detail: str
+    """Why it waits, while it does."""
+    error: str
+    """One line, such as ``"ValueError: no such column"``."""
+    queued: float
+    started: float
+    first_output: float
+    ended: float
+    container_id: str
+    host_id: str
+    gpu: str
+    price: float
+    cost: float
+    durable: bool
+    detached: bool
+    inputs: int
+    """Of a map: how many have come so far."""
+    inputs_done: int
+
+
+class CallPage(View):
+    """Calls, newest first."""
+
+    calls: tuple[CallRow, ...]
+    next: str
+    """Pass it as ``before`` for the page after this one; "" after the last."""
+
+
+class TimelineEntry(View):
+    """One thing that happened to a call."""
+
+    time: float
+    what: str
+    """``queued``, ``starting container``, ``container ready``, ``started``, ``first output``, or the final state."""
+    detail: str = ""
+
+
+class CallDetail(View):
+    """One call, whole."""
+
+    call: CallRow
+    timeline: tuple[TimelineEntry, ...]
+    container: ContainerView | None
+    usage: Usage | None
+    """The latest sample, while it runs."""
+    peak_memory: int
+    """Bytes."""
+    events: int
+    """How many there are in its output."""
+    output_bytes: int
+    attempts: int
+    """How often it was given to a container."""
+
+
+class OutputItem(View):
+    """One event of a call's output, as people can see it."""
+
+    seq: int
+    kind: str
+    meta: dict[str, Any]
+    text: str = ""
+    """What it printed, or the JSON of what it displayed; "" for pickles."""
+    size: int = 0
+    """Bytes of its data."""
+
+
+class OutputPage(View):
+    """Part of a call's output."""
+
+    call_id: str
+    state: CallState
+    items: tuple[OutputItem, ...]
+    next_seq: int
+    """Pass it as ``from_seq`` for what follows."""
+    more: bool
+    """There is more already."""
+
+
+class ContainerView(View):
+    """A container."""
+
+    container_id: str
+    host_id: str
+    state: ContainerState
+    app: str
+    function: str
+    session: str
+    notebook: str
+    gpu: str
+    simulated: bool
+    path: StartPath
+    path_seconds: float
+    path_reason: str
+    started: float
+    """When its start was asked for."""
+    ready: float
+    ended: float
+    exit_reason: str
+    calls: int
+    """How many it has run so far."""
+    running: tuple[str, ...]
+    """Ids of the calls that it runs now."""
+    idle_since: float
+    usage: Usage | None
+    price: float
+    cost: float
+    reason: str
+    """Why it was started."""
+
+
+class SessionView(View):
+    """The container behind the ``%%gpu`` cells of one notebook, and what waits for it."""
+
+    session_id: str
+    name: str
+    notebook: str
+    state: Literal["waiting", "starting", "idle", "running"]
+    detail: str
+    gpu: str
+    container: ContainerView | None
+    running: str
+    """Id of the call that runs."""
+    queued: int
+    idle_window: float
+    """Seconds without a cell after which it ends."""
+    ends_at: float
+    """When that is, if it stays idle; 0 while it does not count."""
+
+
+class GpuView(View):
+    """One kind of GPU of a host."""
+
+    model: str
+    count: int
+    in_use: int
+    memory: int
+    """Bytes of one."""
+    simulated: bool
+    price: float
+    holders: tuple[str, ...]
+    """Who uses them, for people: ``"session train (1)"``."""
+
+
+class HostView(View):
+    """A machine that runs containers."""
+
+    host_id: str
+    hostname: str
+    engine: str
+    connected: bool
+    since: float
+    """When its link was last made or lost."""
+    isolation: str
+    rootless: bool
+    kernel: str
+    cpus: float
+    cpus_reserved: float
+    memory: int
+    """MiB."""
+    memory_reserved: int
+    gpus: tuple[GpuView, ...]
+    containers: int
+    problem: str
+    """Why there is none, where the engine could not start it."""
+
+
+class SpendRow(View):
+    """What containers cost, for one value of what was asked by."""
+
+    key: str
+    """``"2026-02-03"``, a notebook, ``app.function`` or a GPU."""
+    seconds: float
+    """That containers were up."""
+    cost: float
+    idle_seconds: float
+    """Of these: without a call to run."""
+    idle_cost: float
+    calls: int
+    """That ended."""
+
+
+class Spend(View):
+    """What containers cost over some days."""
+
+    by: SpendBy
+    since: str
+    """First day, ``"2026-02-03"`` (UTC)."""
+    until: str
+    """Last day."""
+    rows: tuple[SpendRow, ...]
+    """Highest cost first; by day: newest first."""
+    total: SpendRow
