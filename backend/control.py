@@ -20,6 +20,7 @@ from skylift.backend.views import (
     SpendBy,
 )
 from skylift.lazyfs.store import Store
+
 from skylift.wire import (
     CancelMode,
     ClientMessage,
@@ -59,7 +60,9 @@ class ControlPlane:
 
     gateway_id: str
 
-    def __init__(self, settings: Settings, database: Database, store: Store, engines: Sequence[Engine]) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, store: Store, engines: Sequence[Engine]
+    ) -> None:
         raise NotImplementedError
 
     async def start(self) -> None:
@@ -95,7 +98,10 @@ class ControlPlane:
     # --- hosts -----------------------------------------------------------------------------------
 
     def host_connected(self, port: HostPort, hello: HostHello) -> None:
-        """A host has said hello. Sends `HostWelcome`. Raises `PermissionError` on a wrong token or protocol."""
+        """A host has said hello. Sends `HostWelcome`.
+
+        Raises `PermissionError` on a wrong token or protocol.
+        """
         raise NotImplementedError
 
     def host_message(self, port: HostPort, message: HostMessage, frame: bytes = b"") -> None:
@@ -120,11 +126,15 @@ class ControlPlane:
         """One call, or None where the user has no such call."""
         raise NotImplementedError
 
-    async def output(self, user: str, call_id: str, from_seq: int = 0, limit: int = 1000) -> OutputPage | None:
+    async def output(
+        self, user: str, call_id: str, from_seq: int = 0, limit: int = 1000
+    ) -> OutputPage | None:
         """A call's output from an event on, or None where the user has no such call."""
         raise NotImplementedError
 
-    async def containers(self, user: str, running: bool = True, limit: int = 100) -> tuple[ContainerView, ...]:
+    async def containers(
+        self, user: str, running: bool = True, limit: int = 100
+    ) -> tuple[ContainerView, ...]:
         """Containers, newest first; with `running` only those that are up."""
         raise NotImplementedError
 

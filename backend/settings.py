@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-
 from skylift.runtime.settings import (
     SYSTEM_CONFIG,
     HostSettings,

@@ -18,7 +18,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the views."""
 
 
-class CallFilter(View):
+class CallFilter(View, frozen=True, kw_only=True):
     """Which calls to list. Empty fields do not restrict."""
 
     state: tuple[CallState, ...] = ()
@@ -36,7 +36,7 @@ class CallFilter(View):
     """Queued before this time."""
 
 
-class CallRow(View):
+class CallRow(View, frozen=True, kw_only=True):
     """A call in a list."""
 
     call_id: str
@@ -68,7 +68,7 @@ class CallRow(View):
     inputs_done: int
 
 
-class CallPage(View):
+class CallPage(View, frozen=True, kw_only=True):
     """Calls, newest first."""
 
     calls: tuple[CallRow, ...]
@@ -76,16 +76,17 @@ class CallPage(View):
     """Pass it as ``before`` for the page after this one; "" after the last."""
 
 
-class TimelineEntry(View):
+class TimelineEntry(View, frozen=True, kw_only=True):
     """One thing that happened to a call."""
 
     time: float
     what: str
-    """``queued``, ``starting container``, ``container ready``, ``started``, ``first output``, or the final state."""
+    """``queued``, ``starting container``, ``container ready``, ``started``, ``first output``, or how it
+    ended."""
     detail: str = ""
 
 
-class CallDetail(View):
+class CallDetail(View, frozen=True, kw_only=True):
     """One call, whole."""
 
     call: CallRow
@@ -102,7 +103,7 @@ class CallDetail(View):
     """How often it was given to a container."""
 
 
-class OutputItem(View):
+class OutputItem(View, frozen=True, kw_only=True):
     """One event of a call's output, as people can see it."""
 
     seq: int
@@ -114,7 +115,7 @@ class OutputItem(View):
     """Bytes of its data."""
 
 
-class OutputPage(View):
+class OutputPage(View, frozen=True, kw_only=True):
     """Part of a call's output."""
 
     call_id: str
@@ -126,7 +127,7 @@ class OutputPage(View):
     """There is more already."""
 
 
-class ContainerView(View):
+class ContainerView(View, frozen=True, kw_only=True):
     """A container."""
 
     container_id: str
@@ -158,7 +159,7 @@ class ContainerView(View):
     """Why it was started."""
 
 
-class SessionView(View):
+class SessionView(View, frozen=True, kw_only=True):
     """The container behind the ``%%gpu`` cells of one notebook, and what waits for it."""
 
     session_id: str
@@ -177,7 +178,7 @@ class SessionView(View):
     """When that is, if it stays idle; 0 while it does not count."""
 
 
-class GpuView(View):
+class GpuView(View, frozen=True, kw_only=True):
     """One kind of GPU of a host."""
 
     model: str
@@ -191,7 +192,7 @@ class GpuView(View):
     """Who uses them, for people: ``"session train (1)"``."""
 
 
-class HostView(View):
+class HostView(View, frozen=True, kw_only=True):
     """A machine that runs containers."""
 
     host_id: str
@@ -214,7 +215,7 @@ class HostView(View):
     """Why there is none, where the engine could not start it."""
 
 
-class SpendRow(View):
+class SpendRow(View, frozen=True, kw_only=True):
     """What containers cost, for one value of what was asked by."""
 
     key: str
@@ -229,7 +230,7 @@ class SpendRow(View):
     """That ended."""
 
 
-class Spend(View):
+class Spend(View, frozen=True, kw_only=True):
     """What containers cost over some days."""
 
     by: SpendBy

@@ -31,17 +31,17 @@ class Engine(ABC):
     async def start(self, changed: Callable[[], None]) -> None:
         """See to it that hosts run, from now on; a host that ends by itself is started again.
 
-        Called once by `ControlPlane.start`. Returns when the hosts have been started, which is before they have
-        dialled in. Calls `changed` on the event loop whenever `describe` would say something else. A host that
-        cannot be started is no exception here but `EngineStatus.problem`.
+        Called once by `ControlPlane.start`. Returns when the hosts have been started, which is before they
+        have dialled in. Calls `changed` on the event loop whenever `describe` would say something else. A
+        host that cannot be started is no exception here but `EngineStatus.problem`.
         """
 
     @abstractmethod
     async def stop(self, end_hosts: bool) -> None:
         """Stop looking after hosts. With `end_hosts`, return when their processes are gone.
 
-        Called once by `ControlPlane.stop`, after the hosts were sent `Shutdown` where they are to end. Without
-        `end_hosts` they run on, for the next gateway to find.
+        Called once by `ControlPlane.stop`, after the hosts were sent `Shutdown` where they are to end.
+        Without `end_hosts` they run on, for the next gateway to find.
         """
 
     @abstractmethod
