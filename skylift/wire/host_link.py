@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from skylift.wire.client_link import Events
+from skylift.wire.limits import DEFAULT_WINDOW
 from skylift.wire.values import (
     CallKind,
     CancelMode,
@@ -137,6 +138,8 @@ class RunCall(Message, frozen=True, kw_only=True):
     timeout: float
     first_seq: int = 0
     """The number of its first event: above 0 when it ran elsewhere before."""
+    first_total: int = 0
+    """Cost of the events below `first_seq` (see `Consumed`)."""
 
 
 class RunInputs(Message, frozen=True, kw_only=True):
@@ -148,6 +151,11 @@ class RunInputs(Message, frozen=True, kw_only=True):
     indexes: tuple[int, ...]
     items: tuple[Payload, ...]
     timeout: float
+    window: int = DEFAULT_WINDOW
+    """Of each container that works on the map."""
+    first_seq: int = 0
+    """As in `RunCall`; read where the host does not hold the call yet."""
+    first_total: int = 0
 
 
 class EndMap(Message, frozen=True, kw_only=True):
@@ -161,6 +169,9 @@ class Persisted(Message, frozen=True, kw_only=True):
 
     call_id: str
     seq: int
+    end: bool = False
+    """The call's `End` is in the log too: the host forgets the call. (A last frame may have no events, so `seq`
+    alone cannot say it.)"""
 
 
 class Window(Message, frozen=True, kw_only=True):
