@@ -170,8 +170,8 @@ class Persisted(Message, frozen=True, kw_only=True):
     call_id: str
     seq: int
     end: bool = False
-    """The call's `End` is in the log too: the host forgets the call. (A last frame may have no events, so `seq`
-    alone cannot say it.)"""
+    """The call's `End` is in the log too: the host forgets the call. (A last frame may have no events,
+    so `seq` alone cannot say it.)"""
 
 
 class Window(Message, frozen=True, kw_only=True):
