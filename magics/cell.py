@@ -1,0 +1,73 @@
+"""``%%gpu``: a cell that runs in a session."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict, deque
+from typing import Any
+
+from skylift.magics.dry_run import dry_run
+from skylift.magics.follow import follow, status_line
+from skylift.magics.names import CellNames, cell_names
+from skylift.magics.options import parse_line
+from skylift.magics.sending import captured_values
+from skylift.magics.sessions import NotebookSessions
+from skylift.magics.source import CellSource, read_source
+
+SUMMARY_LENGTH = 80
+"""Characters of a cell's first line that lists of runs show."""
+
+_CHANGED_BY_METHODS = (list, dict, set, bytearray, deque, Counter, OrderedDict, defaultdict)
+"""What a method call as in ``losses.append(x)`` is taken to change, so that it comes back."""
+
+
+def run_cell(shell: Any, sessions: NotebookSessions, line: str, body: str) -> None:
+    """Runs the body of a ``%%gpu`` cell in the session that its line asks for.
+
+    Raises what the cell raised; errors of Skylift and SyntaxError before anything ran.
+    """
+    options = parse_line(line)
+    source = read_source(shell, line, body)
+    if options.dry_run:
+        dry_run(shell, sessions, options)
+        return
+    names = cell_names(source.python, shell.transform_cell)
+    known = sessions.for_cell(options, shell.user_ns)
+    send = captured_values(names.reads, names.maybe_reads, shell.user_ns, shell.user_ns_hidden, source.label)
+    status = status_line(shell, options.gpu_text or known.options.gpu_text)
+    status.show()
+    try:
+        run = known.session.run_cell(
+            source.code,
+            filename=source.filename,
+            first_line=source.first_line,
+            execution_count=source.execution_count,
+            send=send,
+            assigned=_to_bring_back(names, shell.user_ns),
+            detached=options.detach,
+            summary=_summary(source),
+            cell=_cell_id(shell) or source.label,
+        )
+    except BaseException:
+        status.leave("failed", "")
+        raise
+    if options.detach:
+        status.leave("detached", f"%gpu attach {run.call_id} streams it back here")
+        return
+    follow(shell, known, run, status, deleted=names.deleted)
+
+
+def _to_bring_back(names: CellNames, namespace: dict[str, Any]) -> list[str]:
+    changed = sorted(name for name in names.mutated if type(namespace.get(name)) in _CHANGED_BY_METHODS)
+    return [*names.assigned, *changed]
+
+
+def _summary(source: CellSource) -> str:
+    first = next((line.strip() for line in source.code.splitlines() if line.strip()), "")
+    return first if len(first) <= SUMMARY_LENGTH else first[: SUMMARY_LENGTH - 1] + "…"
+
+
+def _cell_id(shell: Any) -> str:
+    """JupyterLab says with each request which cell it is."""
+    parent = shell.get_parent() if hasattr(shell, "get_parent") else None
+    metadata = parent.get("metadata", {}) if isinstance(parent, dict) else {}
+    return str(metadata.get("cellId") or metadata.get("cell_id") or "")

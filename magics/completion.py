@@ -1,0 +1,84 @@
+"""Tab completion in the lines of ``%%gpu``, ``%gpu`` and ``%skylift``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from skylift.magics.help import LINE_COMMANDS, SKYLIFT_COMMANDS
+from skylift.magics.options import GPU_NAMES, OPTIONS
+from skylift.magics.sessions import NotebookSessions
+
+_WITH_VALUE = {option.name for option in OPTIONS if option.value}
+
+
+class Completion:
+    """What may stand at the cursor; registered with IPython's completer."""
+
+    def __init__(self, shell: Any, sessions: NotebookSessions) -> None:
+        self._shell = shell
+        self._sessions = sessions
+        self._hooks: dict[str, Callable[[Any, Any], list[str]]] = {
+            "%%gpu": lambda _shell, event: self.gpu_cell(event.text_until_cursor),
+            "%gpu": lambda _shell, event: self.gpu_line(event.text_until_cursor),
+            "%skylift": lambda _shell, event: self.skylift_line(event.text_until_cursor),
+        }
+
+    def register(self) -> None:
+        """Has IPython ask us for these magics' lines."""
+        for command, hook in self._hooks.items():
+            self._shell.set_hook("complete_command", hook, str_key=command)
+
+    def gpu_cell(self, line: str) -> list[str]:
+        """For ``%%gpu …`` up to the cursor."""
+        words = line.split()[1:]
+        ended = line[-1:].isspace()
+        current = "" if ended or not words else words[-1]
+        before = words if ended else words[:-1]
+        if before and before[-1] in _WITH_VALUE:
+            return self._values(before[-1])
+        if current.startswith("-"):
+            used = set(before)
+            return [o.name for o in OPTIONS if o.name not in used or o.repeatable]
+        named = [word for word in before if not word.startswith("-")]
+        if named and not named[-1].endswith(",") and not current:
+            return [o.name for o in OPTIONS if o.name not in before or o.repeatable]
+        taken = {spec.lower() for word in [*named, current] for spec in word.split(",")[:-1]}
+        return [gpu for gpu in GPU_NAMES if gpu.lower() not in taken and not (taken and gpu == "cpu")]
+
+    def gpu_line(self, line: str) -> list[str]:
+        """For ``%gpu …`` up to the cursor."""
+        words = line.split()[1:]
+        ended = line[-1:].isspace()
+        before = words if ended else words[:-1]
+        if not before:
+            return [command.split()[0] for command in LINE_COMMANDS if command]
+        if before[0] in ("stop", "logs") or before[-1] == "--session":
+            return self._session_names()
+        if before[0] in ("put", "get"):
+            return [name for name in self._shell.user_ns if not name.startswith("_")]
+        if before[0] == "attach":
+            return ["now", "start"] if before[-1] == "--from" else ["--from"]
+        return []
+
+    def skylift_line(self, line: str) -> list[str]:
+        """For ``%skylift …`` up to the cursor."""
+        words = line.split()[1:]
+        before = words if line[-1:].isspace() else words[:-1]
+        if before == ["spend"]:
+            return ["day", "gpu", "function", "notebook"]
+        return list(SKYLIFT_COMMANDS) if not before else []
+
+    def _values(self, option: str) -> list[str]:
+        if option == "--name":
+            return self._session_names()
+        if option == "--image":
+            from skylift.image import Image
+
+            return [name for name, value in self._shell.user_ns.items() if isinstance(value, Image)]
+        if option in ("--timeout", "--idle"):
+            return ["5m", "30m", "2h"]
+        return []
+
+    def _session_names(self) -> list[str]:
+        return [session.name for session in self._sessions]

@@ -1,0 +1,139 @@
+"""The sessions of this notebook: which one a ``%%gpu`` cell runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from skylift.magics.options import CellOptions, nearest
+
+from skylift.exceptions import InvalidError
+from skylift.image import Image
+from skylift.session import Session
+
+
+@dataclass
+class NotebookSession:
+    """A session and how it came about."""
+
+    name: str
+    session: Session
+    options: CellOptions
+    """Of the cell that it started with."""
+    container_id: str = ""
+    """Of the container that its last cell ran in."""
+
+
+class NotebookSessions:
+    """By name. A session that was not named has what it runs on for a name: ``"H100"``, ``"cpu"``."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, NotebookSession] = {}
+        self._latest = ""
+
+    def __iter__(self) -> Iterator[NotebookSession]:
+        return iter(list(self._by_name.values()))
+
+    def for_cell(self, options: CellOptions, namespace: Mapping[str, Any]) -> NotebookSession:
+        """The session that a cell with these options runs in: the named one, or the one on these GPUs, or the
+        latest where the cell names neither; a new one where there is none.
+
+        Raises `InvalidError` where that session was made of something else.
+        """
+        name = options.name or options.gpu_text or self._latest
+        known = self._by_name.get(name)
+        if known is None:
+            known = self._new(name, options, namespace)
+            self._by_name[name] = known
+        else:
+            _check_same(known, options)
+        self._latest = name
+        return known
+
+    def find(self, name: str) -> NotebookSession:
+        """The session of this name, or the latest for "".
+
+        Raises `InvalidError` that names those there are.
+        """
+        if not self._by_name:
+            raise InvalidError("This notebook has no session yet. A %%gpu cell starts one: %%gpu H100")
+        known = self._by_name.get(name or self._latest)
+        if known is None:
+            raise InvalidError(f"This notebook has no session {name!r}; {nearest(name, self._by_name)}")
+        return known
+
+    def forget(self, session: NotebookSession) -> None:
+        """A cell that asks for it gets a new one."""
+        self._by_name.pop(session.name, None)
+        if self._latest == session.name:
+            self._latest = next(reversed(self._by_name), "")
+
+    def _new(self, name: str, options: CellOptions, namespace: Mapping[str, Any]) -> NotebookSession:
+        if options.gpus is None:
+            if options.name:
+                raise InvalidError(
+                    f"This notebook has no session {name!r} yet; the first cell says what it runs on: "
+                    f"%%gpu H100 --name {name}"
+                )
+            raise InvalidError(
+                "%%gpu: which GPU? Such as %%gpu H100, %%gpu H100,A100-80GB (in order of preference), "
+                "%%gpu any, or %%gpu cpu. Later cells may leave it out"
+            )
+        given: dict[str, Any] = {}
+        if options.cpu is not None:
+            given["cpu"] = options.cpu
+        if options.memory is not None:
+            given["memory"] = options.memory
+        if options.timeout is not None:
+            given["timeout"] = options.timeout
+        if options.idle is not None:
+            given["idle_timeout"] = options.idle
+        if options.image:
+            given["image"] = _image(options.image, namespace)
+        session = Session(
+            name=name,
+            gpu=options.gpu_text.split(",") if options.gpus else None,
+            env=options.env or None,
+            **given,
+        )
+        return NotebookSession(name=name, session=session, options=options)
+
+
+def _image(variable: str, namespace: Mapping[str, Any]) -> Image:
+    if variable not in namespace:
+        raise InvalidError(f"%%gpu: --image {variable}: this notebook has no variable {variable}")
+    image = namespace[variable]
+    if not isinstance(image, Image):
+        raise InvalidError(
+            f"%%gpu: --image {variable}: {variable} is a {type(image).__name__}, and an Image is wanted, "
+            "such as Image.from_environment()"
+        )
+    return image
+
+
+def _check_same(known: NotebookSession, options: CellOptions) -> None:
+    """A container cannot change what it is made of; its variables would be lost without a word."""
+    wanted = replace(options, detach=False, dry_run=False, timeout=None)
+    for option, text in (
+        ("gpus", "gpu_text"),
+        ("cpu", "cpu"),
+        ("memory", "memory"),
+        ("idle", "idle"),
+        ("image", "image"),
+        ("env", "env"),
+    ):
+        asked, has = getattr(wanted, option), getattr(known.options, option)
+        if asked not in (None, "", {}) and asked != has:
+            what = "GPU" if option == "gpus" else f"--{option}"
+            raise InvalidError(
+                f"%%gpu: session {known.name} was started with {what} {_said(getattr(known.options, text))}, "
+                f"and this cell asks for {_said(getattr(options, text))}. Another --name makes a second one "
+                f"beside it; %gpu stop {known.name} ends it, and its variables are gone."
+            )
+
+
+def _said(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name}={text}" for name, text in value.items()) or "none"
+    return "the default" if value in (None, "") else str(value)
