@@ -1,7 +1,7 @@
 """How a host makes containers: the interface, and what goes in and comes out of it.
 
-`skylift.runtime.runc.RuncIsolation` makes real containers; `skylift.runtime.plain_process.ProcessIsolation` only
-starts processes. `open_isolation` takes the one that the settings name.
+`skylift.runtime.runc.RuncIsolation` makes real containers; `skylift.runtime.plain_process.ProcessIsolation`
+only starts processes. `open_isolation` takes the one that the settings name.
 """
 
 from __future__ import annotations
@@ -12,33 +12,31 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from skylift.runtime.gpus import Gpu
+from skylift.runtime.start_error import StartError
 
-from skylift.wire import ImageSpec, Problem
+from skylift.wire import ImageSpec
 
 if TYPE_CHECKING:
     from skylift.runtime.settings import HostSettings
 
-MIB = 1024 * 1024
-
-
-class StartError(Exception):
-    """A container could not be made.
-
-    `error` is the name of a class in `skylift.exceptions`: ``InvalidError`` where the plan asks for what is never
-    given (a mount of ``/``), ``ResourceExhaustedError`` where this host lacks it, ``InternalFailure`` else.
-    """
-
-    def __init__(self, message: str, error: str = "InternalFailure") -> None:
-        super().__init__(message)
-        self.error = error
-
-    def problem(self) -> Problem:
-        """The same, as it travels."""
-        return Problem(error=self.error, message=str(self))
+__all__ = [
+    "Bind",
+    "ContainerPlan",
+    "ContainerProcess",
+    "ExitStatus",
+    "Isolation",
+    "ResourceUse",
+    "StartError",
+    "open_isolation",
+]
 
 
 class Bind(msgspec.Struct, frozen=True):
-    """A file or folder of the host that a container sees at `target`, which is made where it is missing."""
+    """A file or folder of the host that a container sees at `target`, which is made where it is missing.
+
+    Where it is writable, its source and what lies directly in it (a socket) are given to the user of the host that
+    is the container's root.
+    """
 
     source: Path
     target: str
@@ -137,17 +135,20 @@ class Isolation(ABC):
 
     @abstractmethod
     async def adopt(self) -> None:
-        """Remove what a host that crashed has left behind. Called once, before the first `create`."""
+        """Remove what a host that crashed has left behind, and set up what containers share.
+
+        Called once, before the first `create`. Raises `StartError` where this machine cannot make containers.
+        """
 
     async def close(self) -> None:  # noqa: B027  (optional)
-        """Give back what all containers shared (bridge, address pool). Called once, after the last `remove`."""
+        """Give back what all containers shared (a bridge, say). Called once, after the last `remove`."""
 
 
 def open_isolation(settings: HostSettings, folder: Path) -> Isolation:
     """The isolation that `settings` name.
 
-    `folder` is the host's own (``$SKYLIFT_HOME/host``). Raises `StartError` where this machine cannot provide it,
-    and says what is missing; it never falls back to a weaker one.
+    `folder` is the host's own (``$SKYLIFT_HOME/host``). Where this machine cannot provide it, `Isolation.adopt`
+    raises `StartError` that says what is missing; it never falls back to a weaker one.
     """
     if settings.isolation == "process":
         from skylift.runtime.plain_process import ProcessIsolation

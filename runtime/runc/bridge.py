@@ -1,0 +1,252 @@
+"""Containers on a bridge of the host's, behind its address (NAT). Needs root, iproute2 and iptables."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import ipaddress
+import itertools
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+from skylift.runtime.runc.commands import CommandError, run
+from skylift.runtime.runc.namespaces import HeldNamespaces
+from skylift.runtime.runc.networks import Attachment, Network
+
+PART_PREFIX = 22
+"""Each host takes a /22 of the configured subnet: 1021 containers."""
+
+LOCK = Path("/run/skylift/network.lock")
+METADATA = "169.254.0.0/16"
+"""Where clouds serve a machine's credentials to whoever asks from it (and names, on port 53)."""
+
+
+class BridgeNetwork(Network):
+    """One bridge, one pair of interfaces for each container, three iptables chains."""
+
+    name = "bridge"
+
+    def __init__(self, subnet: str, key: str) -> None:
+        """`subnet` in the form ``"10.213.0.0/16"``; `key` is 8 characters. Raises ValueError."""
+        self._subnet = ipaddress.IPv4Network(subnet)
+        if self._subnet.prefixlen > PART_PREFIX:
+            raise ValueError(
+                f"subnet in [host] of config.toml must be a /{PART_PREFIX} or larger, not {subnet}."
+            )
+        self._key = key
+        self.device = f"sky-{key}"
+        self._chain = f"SKYLIFT-{key}"
+        self._part: ipaddress.IPv4Network | None = None
+        self._mtu = 1500
+        self._numbers = itertools.count(1)
+        self._hosts: Iterator[ipaddress.IPv4Address] = iter(())
+        self._taken: set[ipaddress.IPv4Address] = set()
+
+    async def start(self) -> None:
+        await self._remove()
+        async with _machine_lock():
+            addresses = json.loads((await run(["ip", "-json", "-4", "addr"])).stdout)
+            routes = json.loads((await run(["ip", "-json", "-4", "route"])).stdout)
+            self._part = free_part(self._subnet, networks_in_use(addresses, routes))
+            self._mtu = uplink_mtu(addresses, routes)
+            gateway = f"{self._part[1]}/{self._part.prefixlen}"
+            await run(
+                ["ip", "-batch", "-"],
+                given=(
+                    f"link add {self.device} mtu {self._mtu} type bridge\n"
+                    f"addr add {gateway} dev {self.device}\n"
+                    f"link set {self.device} up\n"
+                ),
+            )
+        try:
+            await run(["iptables-restore", "--wait", "--noflush"], given=self.rules())
+            forward_packets(self.device)
+        except (CommandError, OSError) as error:
+            await self._remove()
+            raise CommandError(str(error)) from error
+
+    def rules(self) -> str:
+        """The firewall, in the form of ``iptables-restore``."""
+        chain, device = self._chain, self.device
+        return f"""*nat
+:{chain} - [0:0]
+-A {chain} -s {self._part} ! -d {self._part} -j MASQUERADE
+-I POSTROUTING 1 -j {chain}
+COMMIT
+*filter
+:{chain} - [0:0]
+:{chain}-IN - [0:0]
+-A {chain} -i {device} -o {device} -j REJECT
+-A {chain} -i {device} -d {METADATA} -p udp --dport 53 -j ACCEPT
+-A {chain} -i {device} -d {METADATA} -p tcp --dport 53 -j ACCEPT
+-A {chain} -i {device} -d {METADATA} -j REJECT
+-A {chain} -i {device} -j ACCEPT
+-A {chain} -o {device} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A {chain} -o {device} -j REJECT
+-A {chain}-IN -i {device} -p icmp -j ACCEPT
+-A {chain}-IN -i {device} -j REJECT
+-I FORWARD 1 -j {chain}
+-I INPUT 1 -j {chain}-IN
+COMMIT
+"""
+
+    async def attach(self, namespaces: HeldNamespaces) -> Attachment:
+        address = self._take_address()
+        assert self._part is not None
+        device = f"v{self._key}{next(self._numbers) % 0x100000:x}"
+        try:
+            await run(
+                ["ip", "-batch", "-"],
+                given=(
+                    f"link add {device} mtu {self._mtu} type veth "
+                    f"peer name eth0 mtu {self._mtu} netns {namespaces.pid}\n"
+                    f"link set {device} master {self.device}\n"
+                    f"link set {device} type bridge_slave isolated on\n"
+                    f"link set {device} up\n"
+                ),
+            )
+            await run(
+                ["nsenter", f"--net={namespaces.path('net')}", "--", "ip", "-batch", "-"],
+                given=(
+                    "link set lo up\n"
+                    f"addr add {address}/{self._part.prefixlen} dev eth0\n"
+                    "link set eth0 up\n"
+                    f"route add default via {self._part[1]}\n"
+                ),
+            )
+        except BaseException:
+            self._taken.discard(address)
+            with contextlib.suppress(CommandError):
+                await run(["ip", "link", "delete", device])
+            raise
+        return _Pair(self, device, address)
+
+    async def close(self) -> None:
+        await self._remove()
+
+    def release(self, address: ipaddress.IPv4Address) -> None:
+        """An address may be taken again."""
+        self._taken.discard(address)
+
+    def _take_address(self) -> ipaddress.IPv4Address:
+        """The next one in turn, so that one just released rests."""
+        if self._part is None:
+            raise CommandError(f"The bridge {self.device} has not been set up.")
+        for _ in range(self._part.num_addresses):
+            address = next(self._hosts, None)
+            if address is None:
+                self._hosts = itertools.islice(self._part.hosts(), 1, None)
+                continue
+            if address not in self._taken:
+                self._taken.add(address)
+                return address
+        raise CommandError(f"All {len(self._taken)} addresses of {self._part} are in use by containers.")
+
+    async def _remove(self) -> None:
+        links = json.loads((await run(["ip", "-json", "link"])).stdout or "[]")
+        names = {link["ifname"] for link in links}
+        mine = [name for name in names if name == self.device or name.startswith(f"v{self._key}")]
+        if mine:
+            with contextlib.suppress(CommandError):
+                await run(
+                    ["ip", "-force", "-batch", "-"], given="".join(f"link delete {name}\n" for name in mine)
+                )
+        for table, parent, chain in (
+            ("nat", "POSTROUTING", self._chain),
+            ("filter", "FORWARD", self._chain),
+            ("filter", "INPUT", f"{self._chain}-IN"),
+        ):
+            iptables = ["iptables", "--wait", "--table", table]
+            try:
+                await run([*iptables, "--list-rules", chain])
+            except CommandError as error:
+                if "not installed" in str(error):
+                    raise
+                continue  # there is no such chain
+            for arguments in (
+                ["--delete", parent, "--jump", chain],
+                ["--flush", chain],
+                ["--delete-chain", chain],
+            ):
+                with contextlib.suppress(CommandError):
+                    await run([*iptables, *arguments])
+
+
+class _Pair(Attachment):
+    """A container's pair of interfaces."""
+
+    def __init__(self, network: BridgeNetwork, device: str, address: ipaddress.IPv4Address) -> None:
+        self.address = str(address)
+        self._network = network
+        self._device: str | None = device
+        self._number = address
+
+    async def close(self) -> None:
+        device, self._device = self._device, None
+        if device is not None:
+            try:
+                # It goes with the container's namespace, but that may take the kernel a while.
+                with contextlib.suppress(CommandError):
+                    await run(["ip", "link", "delete", device])
+            finally:
+                self._network.release(self._number)
+
+
+def networks_in_use(
+    addresses: list[dict[str, Any]], routes: list[dict[str, Any]]
+) -> list[ipaddress.IPv4Network]:
+    """The networks of a machine's interfaces and routes, from what ``ip -json`` says."""
+    texts = [
+        f"{each['local']}/{each['prefixlen']}" for link in addresses for each in link.get("addr_info", ())
+    ]
+    texts += [route["dst"] for route in routes if route.get("dst") != "default"]
+    networks = []
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            networks.append(ipaddress.IPv4Network(text, strict=False))
+    return networks
+
+
+def free_part(subnet: ipaddress.IPv4Network, used: list[ipaddress.IPv4Network]) -> ipaddress.IPv4Network:
+    """The first part of a subnet that nothing uses. Raises `CommandError`."""
+    for part in subnet.subnets(new_prefix=PART_PREFIX):
+        if not any(part.overlaps(network) for network in used):
+            return part
+    raise CommandError(
+        f"Every part of {subnet} is in use on this machine; set subnet in [host] of config.toml to a free one."
+    )
+
+
+def uplink_mtu(addresses: list[dict[str, Any]], routes: list[dict[str, Any]]) -> int:
+    """Bytes that a packet to the outside may have: more would be lost where a path does not tell."""
+    uplinks = {route.get("dev") for route in routes if route.get("dst") == "default"}
+    return min((int(link["mtu"]) for link in addresses if link["ifname"] in uplinks), default=1500)
+
+
+def forward_packets(device: str) -> None:
+    """Let the kernel pass packets from and to containers. Raises OSError.
+
+    This stays on when the host ends, as other container engines leave it: something else may need it by then.
+    """
+    settings = Path("/proc/sys/net")
+    with contextlib.suppress(FileNotFoundError):
+        (settings / "ipv6/conf" / device / "disable_ipv6").write_text("1")
+    forward = settings / "ipv4/ip_forward"
+    if forward.read_text().strip() != "1":
+        forward.write_text("1")
+
+
+@contextlib.asynccontextmanager
+async def _machine_lock() -> AsyncIterator[None]:
+    """Held while addresses are chosen: several hosts of one machine choose apart."""
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        await asyncio.to_thread(fcntl.flock, descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

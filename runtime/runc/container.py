@@ -1,0 +1,107 @@
+"""One container that runc has started."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from skylift.runtime.child_processes import ChildProcess
+from skylift.runtime.isolation import ContainerProcess, ExitStatus, ResourceUse
+from skylift.runtime.runc.cgroups import Cgroups
+from skylift.runtime.runc.networks import Attachment
+
+RemoveTree = Callable[[Path], Awaitable[None]]
+
+
+class RuncContainer(ContainerProcess):
+    """A running container; its mounts live in its own namespaces and go with them."""
+
+    def __init__(
+        self,
+        *,
+        container_id: str,
+        process: ChildProcess,
+        output: tuple[int, int],
+        cgroups: Cgroups | None,
+        memory_limit: int,
+        attachment: Attachment | None,
+        folders: tuple[Path, ...],
+        remove_tree: RemoveTree,
+    ) -> None:
+        """`folders` are removed with it: its own files and runc's state of it. `memory_limit` in bytes."""
+        self.pid = process.pid
+        self.output = output
+        self._id = container_id
+        self._process = process
+        self._cgroups = cgroups
+        self._memory_limit = memory_limit
+        self._attachment = attachment
+        self._folders = folders
+        self._remove_tree = remove_tree
+        self._last_use = ResourceUse()
+        self._status: ExitStatus | None = None
+        self._removing: asyncio.Task[None] | None = None
+
+    async def wait(self) -> ExitStatus:
+        status = await self._process.wait()
+        if self._status is None:
+            use = self.use()
+            oom = self._cgroups is not None and self._cgroups.oom_kills(self._id) > 0
+            code, number = (128 - status, -status) if status < 0 else (status, 0)
+            if not number and code > 128 and code - 128 in signal.valid_signals():
+                number = code - 128  # its first process passes on how the runner ended
+            self._status = ExitStatus(
+                code=code,
+                signal=number,
+                oom=oom,
+                peak_memory=use.peak_memory,
+                memory_limit=self._memory_limit,
+            )
+        return self._status
+
+    async def kill(self) -> None:
+        # The kernel kills everything in a pid namespace with its first process.
+        self._process.send_signal(signal.SIGKILL)
+        await self.wait()
+
+    def use(self) -> ResourceUse:
+        if self._cgroups is not None:
+            self._last_use = self._cgroups.use(self._id) or self._last_use
+        return self._last_use
+
+    async def remove(self) -> None:
+        if self._removing is None:
+            self._removing = asyncio.ensure_future(self._remove())
+        await asyncio.shield(self._removing)
+
+    async def _remove(self) -> None:
+        await self.kill()
+        if self._attachment is not None:
+            await self._attachment.close()
+        if self._cgroups is not None:
+            await self._cgroups.remove(self._id)
+        for folder in self._folders:
+            await self._remove_tree(folder)
+
+
+async def remove_tree(folder: Path, prefix: list[str]) -> None:
+    """Remove a folder; with `prefix`, as root of the keeper's namespace (its files have many owners)."""
+    if prefix:
+        process = await asyncio.create_subprocess_exec(
+            *prefix, "rm", "-rf", "--", str(folder), stderr=asyncio.subprocess.DEVNULL
+        )
+        await process.wait()
+    else:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def close_quietly(*descriptors: int) -> None:
+    """Close what is open of these."""
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)

@@ -1,0 +1,318 @@
+"""Making containers with runc.
+
+Each runs below its own user namespace, in its own pid, mount, IPC, UTS, network and (where there are cgroups)
+cgroup namespace, without any capability. Its root is one overlay: what all containers share below (`skeleton`),
+its own files above. runc is run in a mount namespace of its own, so that the overlay is mounted nowhere else: when
+the container ends, however it does, there is nothing to unmount.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import msgspec
+from skylift.runtime.cdi import FOLDERS, CdiError, Edits, Registry
+from skylift.runtime.child_processes import ChildProcess, become_subreaper
+from skylift.runtime.isolation import Bind, ContainerPlan, ContainerProcess, Isolation, StartError
+from skylift.runtime.runc.cgroups import Cgroups
+from skylift.runtime.runc.commands import CommandError, run
+from skylift.runtime.runc.config import Placement, build_config
+from skylift.runtime.runc.container import RuncContainer, close_quietly, remove_tree
+from skylift.runtime.runc.id_map import IdMaps, root_maps, rootless_maps
+from skylift.runtime.runc.leftovers import kill_leftovers
+from skylift.runtime.runc.mounts import (
+    give_writable,
+    image_binds,
+    make_mount_points,
+    system_binds,
+    without_covered,
+)
+from skylift.runtime.runc.name_servers import name_servers
+from skylift.runtime.runc.namespaces import HeldNamespaces, Keeper, hold_container_namespaces
+from skylift.runtime.runc.networks import Attachment, Network, start_network
+from skylift.runtime.runc.skeleton import Skeletons
+from skylift.runtime.settings import MIB, HostSettings
+
+CDI_KIND = "nvidia.com/gpu"
+
+START_SCRIPT = """\
+set -e
+cd "$1"; shift
+mount -t overlay overlay -o "$1" root; shift
+exec "$@"
+"""
+"""Run in a new mount namespace. The overlay's folders are named relative to the container's, so that no character
+of a path can be taken for one of the option's."""
+
+
+class RuncIsolation(Isolation):
+    """Containers of one host."""
+
+    name = "runc"
+
+    def __init__(
+        self, settings: HostSettings, folder: Path, *, cdi_folders: tuple[Path, ...] = FOLDERS
+    ) -> None:
+        """`folder` is the host's own, in ``$SKYLIFT_HOME``. Touches nothing until `adopt`."""
+        self.rootless = os.geteuid() != 0
+        self._settings = settings
+        self._home = folder.parent
+        self._state = folder / "runc"
+        self._skeletons_folder = folder / "skeletons"
+        self._cdi_folders = cdi_folders
+        self._key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:8]
+        self._maps: IdMaps
+        self._keeper: Keeper | None = None
+        self._prefix: list[str] = []
+        self._cgroups: Cgroups | None = None
+        self._network: Network | None = None
+        self._skeleton: Path
+        self._overlay = True
+        self._ready = False
+
+    async def adopt(self) -> None:
+        try:
+            become_subreaper()
+            for program in ("runc", "unshare", "nsenter", "mount"):
+                if shutil.which(program) is None:
+                    raise CommandError(f"{program} is not installed.")
+            self._state.mkdir(parents=True, exist_ok=True)
+            self._maps = self._id_maps()
+            if self.rootless:
+                self._keeper = await Keeper.start(self._maps)
+                self._prefix = self._keeper.prefix
+            cgroups = Cgroups.of_machine(self._key)
+            await kill_leftovers(self._state, cgroups)
+            self._cgroups = cgroups if cgroups.usable else None
+            await remove_tree(self._state, self._prefix)
+            self._state.mkdir(parents=True, exist_ok=True)
+            self._network = await start_network(self._settings, self._key, self._prefix)
+            self._make_skeleton()
+            self._overlay = await self._overlay_works()
+        except (CommandError, OSError, ValueError) as error:
+            await self.close()
+            raise StartError(
+                f"This machine cannot make containers: {error} `python -m skylift.runtime.doctor` says what is "
+                'missing; isolation = "process" in [host] of config.toml does without, and isolates nothing.'
+            ) from error
+        self._ready = True
+
+    async def create(self, plan: ContainerPlan) -> ContainerProcess:
+        if not self._ready:
+            raise StartError("The host has not been set up (Isolation.adopt).")
+        folder = plan.folder / "isolation"
+        binds, edits = self._binds(plan)
+        memory_limit = self._memory_limit(plan)
+        namespaces: HeldNamespaces | None = None
+        attachment: Attachment | None = None
+        try:
+            if self._network is not None and not plan.block_network:
+                namespaces = await hold_container_namespaces(self._maps, self._prefix)
+                attachment = await self._network.attach(namespaces)
+            placement = self._placement(plan, namespaces, memory_limit)
+            config = build_config(plan, placement, binds, edits)
+            self._write(folder, plan, config, binds, attachment)
+            process, output = await self._run(plan, folder)
+        except BaseException as error:
+            if attachment is not None:
+                await attachment.close()
+            if self._cgroups is not None:
+                await self._cgroups.remove(plan.container_id)
+            for path in (folder, self._state / plan.container_id):
+                await remove_tree(path, self._prefix)
+            if isinstance(error, CommandError | OSError):
+                raise StartError(f"Container {plan.container_id} could not be started: {error}") from error
+            raise
+        finally:
+            if namespaces is not None:
+                await namespaces.close()
+        return RuncContainer(
+            container_id=plan.container_id,
+            process=process,
+            output=output,
+            cgroups=self._cgroups,
+            memory_limit=memory_limit if self._cgroups is not None else 0,
+            attachment=attachment,
+            folders=(folder, self._state / plan.container_id),
+            remove_tree=lambda path: remove_tree(path, self._prefix),
+        )
+
+    async def close(self) -> None:
+        self._ready = False
+        if self._network is not None:
+            with contextlib.suppress(CommandError):
+                await self._network.close()
+            self._network = None
+        if self._cgroups is not None:
+            self._cgroups.remove_parents()
+        if self._keeper is not None:
+            await self._keeper.close()
+            self._keeper = None
+
+    def _id_maps(self) -> IdMaps:
+        if not self.rootless:
+            return root_maps(self._settings.user_ids)
+        helpers = shutil.which("newuidmap") is not None and shutil.which("newgidmap") is not None
+        return rootless_maps(helpers=helpers)
+
+    def _make_skeleton(self) -> None:
+        servers = self._settings.dns
+        if not servers and self._network is not None and self._network.name_server:
+            servers = (self._network.name_server,)
+        skeletons = Skeletons(self._skeletons_folder, self._maps.owner)
+        self._skeleton = skeletons.current(name_servers(servers).resolv_conf())
+        skeletons.remove_others(self._skeleton)
+
+    def _binds(self, plan: ContainerPlan) -> tuple[list[Bind], Edits]:
+        edits = Edits()
+        real = [gpu for gpu in plan.gpus if not gpu.simulated]
+        if real:
+            registry = Registry.read(self._cdi_folders)
+            names = []
+            for gpu in real:
+                by_uuid, by_index = f"{CDI_KIND}={gpu.uuid}", f"{CDI_KIND}={gpu.index}"
+                names.append(by_uuid if by_uuid in registry else by_index)
+            try:
+                edits = registry.edits(names)
+            except CdiError as error:
+                raise StartError(
+                    f"{error} Write one with `nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml` "
+                    "(package nvidia-container-toolkit)."
+                ) from error
+        for bind in plan.binds:
+            give_writable(bind, self._maps.owner)
+        system = system_binds()
+        inner = [*image_binds(plan.image, (self._home,)), *plan.binds, *edits.binds]
+        binds = [*system, *without_covered(inner, system)]
+        for bind in edits.binds:
+            if bind in binds and any(bind.target.startswith(f"{each.target}/") for each in system):
+                raise StartError(
+                    f"The CDI specification mounts {bind.source} on {bind.target}, which containers share with "
+                    "this machine read-only. Have nvidia-ctk write it for a driver that is installed in /usr."
+                )
+        return binds, edits
+
+    def _memory_limit(self, plan: ContainerPlan) -> int:
+        mib = plan.memory_limit if plan.memory_limit is not None else self._settings.default_memory_limit()
+        return mib * MIB
+
+    def _placement(
+        self, plan: ContainerPlan, namespaces: HeldNamespaces | None, memory_limit: int
+    ) -> Placement:
+        cgroup, resources = "", {}
+        if self._cgroups is not None:
+            cgroup = self._cgroups.path_in_tree(plan.container_id)
+            resources = self._cgroups.limits(
+                cpu=plan.cpu,
+                cpu_limit=plan.cpu_limit,
+                memory_limit=memory_limit,
+                pids_limit=plan.pids_limit if plan.pids_limit is not None else self._settings.pids_limit,
+            )
+        return Placement(
+            maps=self._maps,
+            user_namespace=namespaces.path("user") if namespaces else "",
+            network_namespace=namespaces.path("net") if namespaces else "",
+            cgroup=cgroup,
+            resources=resources,
+            shm_size=memory_limit,
+        )
+
+    def _write(
+        self,
+        folder: Path,
+        plan: ContainerPlan,
+        config: dict[str, object],
+        binds: list[Bind],
+        attachment: Attachment | None,
+    ) -> None:
+        """What runc and the overlay need, in the container's folder."""
+        for name in ("root", "upper", "work"):
+            (folder / name).mkdir(parents=True)
+        upper = folder / "upper"
+        (folder / "lower").symlink_to(self._skeleton)
+        if not self._overlay:
+            subprocess.run(["cp", "-a", f"{self._skeleton}/.", str(folder / "root")], check=True)
+            upper = folder / "root"
+        elif not self.rootless:
+            os.chown(upper, *self._maps.owner)
+        etc = upper / "etc"
+        etc.mkdir(exist_ok=True)
+        addresses = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
+        addresses.append(f"{attachment.address if attachment else '127.0.1.1'} {plan.hostname}")
+        for name, text in (("hosts", "\n".join(addresses) + "\n"), ("hostname", plan.hostname + "\n")):
+            (etc / name).write_text(text, encoding="utf-8")
+            if not self.rootless:
+                os.chown(etc / name, *self._maps.owner)
+        if not self.rootless:
+            os.chown(etc, *self._maps.owner)
+        make_mount_points(binds, upper, self._skeleton, self._maps.owner)
+        (folder / "config.json").write_bytes(msgspec.json.encode(config))
+
+    async def _run(self, plan: ContainerPlan, folder: Path) -> tuple[ChildProcess, tuple[int, int]]:
+        out, out_end = os.pipe()
+        err, err_end = os.pipe()
+        log, pid_file = folder / "runc.log", folder / "pid"
+        runc = ["runc", "--root", str(self._state), "--log", str(log), "--log-format", "json"]
+        runc += ["run", "--detach", "--bundle", ".", "--pid-file", "pid", plan.container_id]
+        starting: asyncio.Task[int] | None = None
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._in_mount_namespace(folder, runc),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out_end,
+                stderr=err_end,
+            )
+            starting = asyncio.ensure_future(process.wait())
+            status = await asyncio.shield(starting)
+            if status:
+                raise CommandError(_said(log, err, status))
+            return ChildProcess(int(pid_file.read_text(encoding="ascii"))), (out, err)
+        except BaseException:
+            close_quietly(out, err)
+            if starting is not None:  # cancelled, perhaps: what has been started must not stay
+                await starting
+                with contextlib.suppress(OSError):
+                    ChildProcess(int(pid_file.read_text(encoding="ascii"))).send_signal(signal.SIGKILL)
+            raise
+        finally:
+            close_quietly(out_end, err_end)
+
+    def _in_mount_namespace(self, folder: Path, command: list[str]) -> list[str]:
+        script = START_SCRIPT if self._overlay else 'cd "$1"; shift 2; exec "$@"'
+        options = "lowerdir=lower,upperdir=upper,workdir=work" + (",userxattr" if self.rootless else "")
+        return [*self._prefix, "unshare", "--mount", "sh", "-c", script, "sh", str(folder), options, *command]
+
+    async def _overlay_works(self) -> bool:
+        """Whether an overlay can be made where the containers' folders are (not on another overlay, say)."""
+        folder = self._state / ".overlay"
+        for name in ("root", "upper", "work"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / "lower").symlink_to(self._skeleton)
+        try:
+            await run(self._in_mount_namespace(folder, ["test", "-d", "root/etc"]))
+        except CommandError:
+            return False
+        finally:
+            await remove_tree(folder, self._prefix)
+        return True
+
+
+def _said(log: Path, err: int, status: int) -> str:
+    """What runc says went wrong."""
+    with contextlib.suppress(OSError):
+        for line in reversed(log.read_bytes().splitlines()):
+            with contextlib.suppress(msgspec.DecodeError):
+                entry = msgspec.json.decode(line, type=dict[str, str])
+                if entry.get("level") in ("error", "fatal"):
+                    return entry.get("msg", "")
+    os.set_blocking(err, False)
+    with contextlib.suppress(OSError):
+        return os.read(err, 4096).decode(errors="replace").strip()
+    return f"runc ended with status {status}"

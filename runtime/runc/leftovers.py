@@ -1,0 +1,64 @@
+"""What a host that crashed leaves behind: its containers, still running."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+from skylift.runtime.runc.cgroups import Cgroups
+
+GONE_TIMEOUT = 5.0
+"""Seconds that killed processes get to be gone."""
+
+
+class _State(msgspec.Struct):
+    """What runc writes of each container; of it, what says which process is its first."""
+
+    init_process_pid: int = 0
+    init_process_start: int = 0
+
+
+async def kill_leftovers(state: Path, cgroups: Cgroups) -> None:
+    """Kill the containers that runc's `state` folder and the host's cgroups still name, and remove the cgroups."""
+    pidfds = []
+    for path in state.glob("*/state.json"):
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            found = msgspec.json.decode(path.read_bytes(), type=_State)
+            pidfds += _open_if_same(found.init_process_pid, found.init_process_start)
+    for pidfd in pidfds:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    await asyncio.gather(*(_gone(pidfd) for pidfd in pidfds))
+    if cgroups.usable:
+        for container_id in cgroups.containers():
+            await cgroups.remove(container_id)
+
+
+def _open_if_same(pid: int, started: int) -> list[int]:
+    """A pidfd of the process, if it is the one that began at that time (in clock ticks since boot)."""
+    if pid <= 1:
+        return []
+    try:
+        pidfd = os.pidfd_open(pid)
+        fields = Path("/proc", str(pid), "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return []
+    if int(fields[19]) == started:
+        return [pidfd]
+    os.close(pidfd)
+    return []
+
+
+async def _gone(pidfd: int) -> None:
+    loop, gone = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(pidfd, gone.set)
+    try:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(gone.wait(), GONE_TIMEOUT)
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
