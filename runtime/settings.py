@@ -48,6 +48,12 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Name servers for containers; () is the machine's own."""
     user_ids: str = ""
     """``"100000:65536"``: which user and group ids containers run under; "" is what ``/etc/subuid`` grants."""
+    orphan_timeout: float = 600.0
+    """Seconds without a gateway after which the host ends its containers and itself."""
+    cancel_grace: float = 10.0
+    """Seconds that a cancelled call has to end before its container is killed."""
+    timeout_grace: float = 2.0
+    """The same for a call whose time is over."""
     simulate_gpus: dict[str, int] = {}
     """``{"H100" = 1}`` offers a GPU that is not there: code runs without it, and can be told so."""
 

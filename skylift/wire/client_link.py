@@ -156,7 +156,7 @@ class Events(Message, frozen=True, kw_only=True):
     body: bytes
     """msgpack of ``list[Event]``."""
     cost: int = 0
-    """Sum of `event_cost` over the body."""
+    """Sum of `event_cost` over the body; data that went to the store does not count."""
     done: tuple[int, ...] = ()
     """Inputs of a map that have their result or error in this body."""
     end: End | None = None

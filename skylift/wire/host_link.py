@@ -187,6 +187,7 @@ class CancelCall(Message, frozen=True, kw_only=True):
     call_id: str
     mode: CancelMode
     reason: str = ""
+    index: int = -1
 
 
 class Shutdown(Message, frozen=True, kw_only=True):

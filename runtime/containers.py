@@ -1,0 +1,334 @@
+"""The life of one container: plan, start, ready, work, end, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import msgspec
+from skylift.runtime.container_output import ContainerOutput
+from skylift.runtime.deaths import (
+    Death,
+    before_ready,
+    broke_protocol,
+    died,
+    label,
+    no_contact,
+    startup_timed_out,
+    stopped,
+)
+from skylift.runtime.gpus import Gpu, GpuInventory
+from skylift.runtime.isolation import (
+    Bind,
+    ContainerPlan,
+    ContainerProcess,
+    ExitStatus,
+    Isolation,
+    ResourceUse,
+)
+from skylift.runtime.runner_link import (
+    SOCKET_NAME,
+    DataMessage,
+    Need,
+    Ready,
+    Recalled,
+    RunnerEvents,
+    RunnerLink,
+    Started,
+)
+from skylift.runtime.start_error import StartError
+from skylift.runtime.work import ContainerWork, WorkServices
+
+from skylift.wire import ContainerInfo, ContainerState, Problem, StartContainer
+
+LIBRARY = "/opt/skylift/lib"
+RUNNER = f"{LIBRARY}/skylift_runner"
+SOCKET_FOLDER = "/run/skylift"
+
+_CONTACT_SECONDS = 10.0
+"""How long a runner may be away before its container is ended."""
+_LAST_DATA_SECONDS = 2.0
+"""How long to wait for what a runner sent, once its process is gone."""
+_SINGLE_USE_GRACE = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class ContainerServices(msgspec.Struct, frozen=True):
+    """What every container of a host uses."""
+
+    host_id: str
+    folder: Path
+    """The folder of containers' folders."""
+    isolation: Isolation
+    gpus: GpuInventory
+    work: WorkServices
+
+
+class Container:
+    """One container. `run` is its whole life; `stop` and `kill` end it."""
+
+    def __init__(
+        self,
+        command: StartContainer,
+        services: ContainerServices,
+        changed: Callable[[Container, Problem | None], None],
+    ) -> None:
+        """`changed` is called when it is ready, and once more when nothing of it is left; with the reason
+        where it did not start, or died."""
+        self.container_id = command.container_id
+        self.pool_id = command.pool_id
+        self.spec = command.spec
+        self.state: ContainerState = "starting"
+        self.gpus: tuple[Gpu, ...] = ()
+        self.exit_reason = ""
+        self._gpu_request = command.gpu
+        self._services = services
+        self._changed = changed
+        self._loop = asyncio.get_running_loop()
+        self._began = time.time()
+        self._path_seconds = 0.0
+        self._folder = services.folder / command.container_id
+        self._link = RunnerLink(self._folder / "run", self)
+        self.work = ContainerWork(
+            self.container_id, self.spec, self._link, services.work, self.kill, self._work_ended
+        )
+        self._process: ContainerProcess | None = None
+        self._output: ContainerOutput | None = None
+        self._stopping: Death | None = None
+        self._death: Death | None = None
+        self._start_problem: Problem | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._killing: asyncio.Task[None] | None = None
+
+    # --- for people, and for the gateway ---------------------------------------------------------
+
+    @property
+    def accepts(self) -> bool:
+        """Whether it can be given work."""
+        return self.state != "exited" and self._stopping is None and self._death is None
+
+    @property
+    def info(self) -> ContainerInfo:
+        """What people are told of it."""
+        gpu = self.gpus[0].model if self.gpus else ""
+        return ContainerInfo(
+            container_id=self.container_id,
+            host_id=self._services.host_id,
+            state=self.state,
+            app=self.spec.app,
+            function=self.spec.name,
+            session=self.spec.session,
+            gpu=f"{gpu}:{len(self.gpus)}" if len(self.gpus) > 1 else gpu,
+            simulated=any(each.simulated for each in self.gpus),
+            path="cold",
+            path_seconds=self._path_seconds,
+            image=f"local environment, Python {self.spec.image.python_version}",
+            started=self._began,
+            exit_reason=self.exit_reason,
+        )
+
+    def use(self) -> ResourceUse:
+        """What it uses now."""
+        if self._process is None:
+            return ResourceUse()
+        use = self._process.use()
+        self.work.peak_memory = max(self.work.peak_memory, use.peak_memory)
+        return use
+
+    # --- its life --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Start it, let it work, and return when nothing of it is left. Raises nothing: see `changed`."""
+        was_ready = False
+        problem: Problem | None = None
+        try:
+            status = await self._live()
+            was_ready = self.state == "ready"
+            await self._drain()
+            problem = self._why(status, was_ready)
+            if was_ready:
+                self.work.container_ended(self._death or self._stopping or died(self.spec, status))
+        except StartError as error:
+            problem = error.problem()
+        except Exception as error:
+            log.exception("Container %s failed.", self.container_id)
+            text = f"The host failed to run a container of {label(self.spec)}: {error!r}. Its log says more."
+            problem = Problem(error="InternalFailure", message=text)
+        await self._remove()
+        self.state = "exited"
+        self.exit_reason = self.exit_reason or (problem.message.splitlines()[0] if problem else "")
+        self._changed(self, problem)
+        # Calls that wait for it are told after the gateway knows why it never started.
+        death = Death("failed", problem) if problem else stopped(self.spec, self.exit_reason)
+        self.work.container_ended(death)
+
+    def stop(self, grace: float, reason: str) -> None:
+        """End it: its task in hand is cancelled, the others go back, exit handlers have `grace` seconds."""
+        if self._stopping is not None:
+            return
+        self._stopping = stopped(self.spec, reason)
+        self.exit_reason = reason
+        self.work.stop(self._stopping)
+        if self.state == "ready" and self._link.connected:
+            self._link.send({"t": "exit", "grace": grace})
+            self._set_timer("stop", grace + 0.5, lambda: self.kill(self._stopping))
+        else:
+            self.kill(self._stopping)
+
+    def hold_back(self, hold: bool) -> None:
+        """Whether to leave what the runner says unread, because the gateway does not take it."""
+        if hold:
+            self._link.pause("gateway")
+        else:
+            self._link.resume("gateway")
+
+    def kill(self, death: Death | None) -> None:
+        """End it at once; the task in hand ends with `death`. The first reason counts."""
+        if self._death is None:
+            self._death = death
+        if self._process is not None and self._killing is None:
+            self._killing = self._loop.create_task(self._process.kill())
+
+    async def _live(self) -> ExitStatus:
+        self._set_timer("startup", self.spec.startup_timeout, self._startup_timed_out)
+        if self._gpu_request is not None:
+            self.gpus = self._services.gpus.take(self._gpu_request, self.container_id)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await self._link.listen()
+        self._process = await self._services.isolation.create(self._plan())
+        self._output = self.work.output = ContainerOutput(self._process.output, self.work.pipe_output)
+        if self._death is not None:
+            self.kill(None)
+        status = await self._process.wait()
+        self._cancel_timers()
+        return status
+
+    async def _drain(self) -> None:
+        """Pass on all that the runner sent before its process ended."""
+        while not await self._link.finish(_LAST_DATA_SECONDS):
+            if not self.work.moving_data:
+                break
+            await self.work.settled()
+        if self._output is not None:
+            self._output.flush()
+
+    async def _remove(self) -> None:
+        self._cancel_timers()
+        self._link.close()
+        if self._output is not None:
+            self._output.close()
+        try:
+            if self._process is not None:
+                await self._process.remove()
+        except Exception:
+            log.exception("Container %s could not be removed completely.", self.container_id)
+        self._services.gpus.give_back(self.container_id)
+        await self._loop.run_in_executor(None, lambda: shutil.rmtree(self._folder, ignore_errors=True))
+
+    def _plan(self) -> ContainerPlan:
+        spec = self.spec
+        return ContainerPlan(
+            container_id=self.container_id,
+            folder=self._folder,
+            image=spec.image,
+            command=[spec.image.python, RUNNER],
+            env={**spec.env, "SKYLIFT_SOCKET": f"{SOCKET_FOLDER}/{SOCKET_NAME}"},
+            cpu=spec.cpu,
+            cpu_limit=spec.cpu_limit,
+            memory_limit=spec.memory_limit,
+            gpus=self.gpus,
+            block_network=spec.block_network,
+            binds=(*library_binds(), Bind(self._link.folder, SOCKET_FOLDER)),
+        )
+
+    def _why(self, status: ExitStatus, was_ready: bool) -> Problem | None:
+        """What to tell of its end; None where it was meant to end."""
+        if self._start_problem is not None:
+            return self._start_problem
+        if self._stopping is not None:
+            return None
+        if self._death is not None:
+            return self._death.problem
+        if not was_ready:
+            return before_ready(self.spec, status, self._last_words())
+        return died(self.spec, status).problem
+
+    def _startup_timed_out(self) -> None:
+        self._start_problem = startup_timed_out(self.spec, self._last_words())
+        self.kill(Death("failed", self._start_problem))
+
+    def _last_words(self) -> str:
+        return self._output.tail() if self._output is not None else ""
+
+    def _work_ended(self) -> None:
+        if self.spec.single_use:
+            self.stop(_SINGLE_USE_GRACE, "it is for one call only (single_use_containers)")
+
+    def _set_timer(self, name: str, seconds: float, then: Callable[[], None]) -> None:
+        self._cancel_timer(name)
+        self._timers[name] = self._loop.call_later(seconds, then)
+
+    def _cancel_timer(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _cancel_timers(self) -> None:
+        for name in list(self._timers):
+            self._cancel_timer(name)
+
+    # --- its runner (`RunnerListener`) -----------------------------------------------------------
+
+    def runner_said(self, message: DataMessage, payload: memoryview) -> None:
+        """See `RunnerListener`."""
+        if isinstance(message, RunnerEvents):
+            self.work.runner_events(message, payload)
+        elif isinstance(message, Started):
+            self.work.runner_started(message)
+        elif isinstance(message, Need):
+            self.work.runner_needs(message)
+        elif isinstance(message, Ready) and self.state == "starting":
+            self._cancel_timer("startup")
+            self.state = "ready"
+            self._path_seconds = time.time() - self._began
+            self.use()
+            self._changed(self, None)
+            if self._stopping is None:
+                self.work.open()
+
+    def runner_recalled(self, message: Recalled) -> None:
+        """See `RunnerListener`."""
+        self.work.runner_recalled(message)
+
+    def runner_came(self) -> None:
+        """See `RunnerListener`."""
+        self._cancel_timer("contact")
+        self.work.go_on()
+
+    def runner_away(self) -> None:
+        """See `RunnerListener`."""
+        if self.accepts:
+            death = no_contact(self.spec, _CONTACT_SECONDS)
+            self._set_timer("contact", _CONTACT_SECONDS, lambda: self.kill(death))
+
+    def runner_broke(self, reason: str) -> None:
+        """See `RunnerListener`."""
+        log.warning("Container %s: %s.", self.container_id, reason)
+        self.kill(broke_protocol(self.spec, reason))
+
+
+@cache
+def library_binds() -> tuple[Bind, ...]:
+    """What every container sees of ours: the runner, and a cloudpickle for images that have none."""
+    runner = Path(__file__).parent / "runner"
+    cloudpickle = importlib.util.find_spec("cloudpickle")
+    assert cloudpickle is not None
+    assert cloudpickle.origin is not None
+    return (Bind(runner, RUNNER), Bind(Path(cloudpickle.origin).parent, f"{LIBRARY}/cloudpickle"))
