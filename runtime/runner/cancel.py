@@ -1,0 +1,169 @@
+"""Ends the call that is named, wherever the main thread is, and no other.
+
+A request comes from the control thread. It is delivered by a signal to the main thread, so that a blocking
+system call wakes, and raised by the signal's handler in the user's code. The handler looks again at what is
+running; where it cannot raise (our own code runs, or a frame is half sent) it does nothing, and `Guard.kick`
+is called again soon, until the request is delivered or its call is over.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import asyncio
+    from types import FrameType
+
+# Real-time signals are the ones that programs leave alone; the first few belong to C libraries.
+SIGNAL = signal.SIGRTMIN + 9
+
+_REMEMBERED = 256
+
+
+class InputCancellation(BaseException):
+    """The call was cancelled. Not an Exception, so that ``except Exception`` does not swallow it.
+
+    Stands in for `skylift.exceptions.InputCancellation` where the user's code has not imported that.
+    """
+
+
+def cancellation_type() -> type[BaseException]:
+    """The class that the user's code can know."""
+    theirs = getattr(sys.modules.get("skylift.exceptions"), "InputCancellation", None)
+    return theirs if isinstance(theirs, type) else InputCancellation
+
+
+class Request(NamedTuple):
+    """A `cancel` message."""
+
+    mode: str
+    """``interrupt``, ``cancel`` or ``timeout``."""
+    reason: str
+    input: int | None
+    """One input of a map; None is the whole call."""
+
+
+class Guard:
+    """What runs in the main thread, and the requests to end it.
+
+    `active` is True only while an exception may be raised in the main thread: while the user's code runs, or
+    ours that is safe to leave at any point.
+    """
+
+    def __init__(self, held: Callable[[], bool]) -> None:
+        self.active = False
+        self.delivered: Request | None = None
+        """What has been raised in the call that runs."""
+        self.stopping: Request | None = None
+        """Ends whatever runs from now on."""
+        self.task: asyncio.Task[Any] | None = None
+        self._held = held
+        self._call = ""
+        self._index: int | None = None
+        self._requests: OrderedDict[str, list[Request]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._main = threading.main_thread().ident or 0
+        self._next_kick = 0.0
+        self._pause = 0.0
+
+    def install(self) -> None:
+        """Takes over the signal. Only in the main thread."""
+        signal.signal(SIGNAL, self._deliver)
+
+    # --- the main thread -------------------------------------------------------------------------
+
+    def begin(self, call: str, index: int | None = None) -> Request | None:
+        """From now on this call (this input) is what runs. Returns the request that came before it, if
+        any."""
+        self.delivered = None
+        self._call = call
+        self._index = index
+        if self.stopping is not None or self._requests:
+            self.delivered = self._take()
+        return self.delivered
+
+    def end(self, *, forget: bool = True) -> None:
+        """Nothing runs. Requests for the call that ran are dropped, unless more of it may come."""
+        call, self._call = self._call, ""
+        if forget and self._requests:
+            with self._lock:
+                self._requests.pop(call, None)
+
+    def _take(self) -> Request | None:
+        """The request for what runs. One for a whole map stays, for the inputs that follow."""
+        if self.stopping is not None and self.delivered is not self.stopping:
+            return self.stopping
+        with self._lock:
+            requests = self._requests.get(self._call)
+            if not requests:
+                return None
+            for request in requests:
+                if request.input is None or request.input == self._index:
+                    if self._index is None or request.input is not None:
+                        requests.remove(request)
+                        if not requests:
+                            del self._requests[self._call]
+                    elif self.delivered is request:
+                        continue
+                    return request
+            return None
+
+    def _deliver(self, _number: int, _frame: FrameType | None) -> None:
+        # The lock is free or held by the control thread for a moment; `_take` in the main thread itself is
+        # never interrupted here, because `active` is False then.
+        if not self.active or self._held():
+            return
+        request = self._take()
+        if request is None:
+            return
+        if self.delivered is None or self.delivered.mode == "interrupt":
+            self.delivered = request
+        task = self.task
+        if task is not None and not task.done():
+            import asyncio
+
+            loop = task.get_loop()
+            if asyncio.current_task(loop) is not task:
+                loop.call_soon_threadsafe(task.cancel)
+                return
+        if request.mode == "interrupt":
+            raise KeyboardInterrupt
+        raise cancellation_type()(request.reason)
+
+    # --- other threads ---------------------------------------------------------------------------
+
+    def request(self, call: str, request: Request) -> None:
+        """Notes a request, which may be for a call that has not come yet."""
+        with self._lock:
+            self._requests.setdefault(call, []).append(request)
+            self._requests.move_to_end(call)
+            while len(self._requests) > _REMEMBERED:
+                self._requests.popitem(last=False)
+        self._pause = 0.0
+        self._next_kick = 0.0
+        self.kick()
+
+    def wanted(self) -> bool:
+        """Whether a request for what runs waits to be delivered."""
+        if self.stopping is not None and self.delivered is not self.stopping:
+            return True
+        return any(
+            (request.input is None or request.input == self._index) and request is not self.delivered
+            for request in tuple(self._requests.get(self._call, ()))
+        )
+
+    def kick(self) -> None:
+        """Signals the main thread if there is something to deliver; more and more rarely, because system
+        calls in C code may not like to be interrupted for ever."""
+        now = time.monotonic()
+        if now < self._next_kick or not self.wanted():
+            return
+        self._pause = min(0.2, self._pause * 2 or 0.002)
+        self._next_kick = now + self._pause
+        signal.pthread_kill(self._main, SIGNAL)

@@ -1,0 +1,39 @@
+"""The first process of a container: forks the runner and outlives it by a moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def main() -> None:
+    """Runs the runner in a child process and exits with its status, or with 128 + the signal that ended
+    it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        from .serve import main as serve
+
+        serve()
+        return
+
+    def forward(number: int, _frame: object) -> None:
+        os.kill(child, number)
+
+    for number in _FORWARDED:
+        signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+    os._exit(_reap_until(child))
+
+
+def _reap_until(child: int) -> int:
+    """Waits for every process that ends up with us; returns the exit code to pass on once `child` has
+    ended."""
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
