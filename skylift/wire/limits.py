@@ -22,3 +22,6 @@ DEFAULT_WINDOW = 1024 * 1024
 
 MAX_OUTSTANDING_INPUTS = 2048
 """Inputs of one map that may be without a result at the gateway at once."""
+
+MAX_BLOB = 64 * 1024**3
+"""Bytes of one payload in the store. A larger upload is refused before it is read."""

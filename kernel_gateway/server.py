@@ -1,0 +1,150 @@
+"""The routes, and the HTTP server that serves them."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+
+from skylift.backend.control import ControlPlane
+from skylift.backend.settings import GatewaySettings
+from skylift.kernel_gateway import rest
+from skylift.kernel_gateway.auth import is_loopback, own_origins
+from skylift.kernel_gateway.blobs import BlobHandler, BlobThreads
+from skylift.kernel_gateway.client_socket import Clients
+from skylift.kernel_gateway.client_upgrade import ClientUpgrade
+from skylift.kernel_gateway.handler import BODY_LIMIT, Handler
+from skylift.kernel_gateway.home import GatewayHome
+from skylift.kernel_gateway.outbox import Outbox
+from skylift.lazyfs.store import Store
+from tornado.httpserver import HTTPServer
+from tornado.web import Application, RequestHandler
+
+ROUTES: list[tuple[str, type[Handler]]] = [
+    (r"/v1/connect", ClientUpgrade),
+    (r"/v1/blobs/([0-9a-f]{64})", BlobHandler),
+    *rest.ROUTES,
+]
+
+IDLE_SECONDS = 300.0
+"""An HTTP connection on which nothing comes for so long is closed."""
+
+log = logging.getLogger(__name__)
+
+
+class ListenError(Exception):
+    """The gateway cannot listen there. The message names the address, why, and what to do."""
+
+
+class GatewayApplication(Application):
+    """The routes, and the parts that their handlers speak to."""
+
+    def __init__(
+        self,
+        control: ControlPlane,
+        store: Store,
+        settings: GatewaySettings,
+        home: GatewayHome,
+        outbox: Outbox,
+    ) -> None:
+        super().__init__(
+            list(ROUTES),
+            default_handler_class=rest.UnknownHandler,
+            log_function=_log_nothing,
+        )
+        self.control = control
+        self.store = store
+        self.home = home
+        self.clients = Clients(control, outbox, settings.max_connections)
+        self.blobs = BlobThreads(store)
+        self.origins: frozenset[str] = frozenset(settings.origins)
+        """Of pages that may use this gateway."""
+
+
+class GatewayServer:
+    """The application behind a listening socket."""
+
+    def __init__(self, application: GatewayApplication) -> None:
+        self._application = application
+        self._server = HTTPServer(
+            application,
+            max_header_size=32 * 1024,
+            max_body_size=BODY_LIMIT + 1,
+            chunk_size=256 * 1024,
+            idle_connection_timeout=IDLE_SECONDS,
+        )
+
+    def listen(self, host: str, port: int, wished_port: int = 0) -> str:
+        """Listen on `port`; where that is 0 on `wished_port`, or on a free one where that is taken.
+
+        Returns the URL. Raises `ListenError`.
+        """
+        try:
+            listener = _bind(host, port or wished_port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or port or not wished_port:
+                raise _listen_error(host, port, error) from error
+            log.info("Port %d of before is taken now; clients have to look for the new one.", wished_port)
+            listener = self._bind_any(host)
+        port = listener.getsockname()[1]
+        self._application.origins |= own_origins(host, port)
+        self._server.add_socket(listener)
+        name = f"[{host}]" if ":" in host else host
+        if not is_loopback(host):
+            log.warning(
+                "Listening on %s without TLS: whoever can read the network sees tokens and code. Better "
+                "listen on the loopback, behind a TLS proxy.",
+                host,
+            )
+        return f"http://{_reachable(name)}:{port}"
+
+    def stop_listening(self) -> None:
+        """Take no new connections."""
+        self._server.stop()
+
+    async def close(self) -> None:
+        """Close what is open: notebooks are told to come back."""
+        self._application.clients.close_all("the gateway stops")
+        self._application.blobs.close()
+        await self._server.close_all_connections()
+
+    def _bind_any(self, host: str) -> socket.socket:
+        try:
+            return _bind(host, 0)
+        except OSError as error:
+            raise _listen_error(host, 0, error) from error
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _listen_error(host: str, port: int, error: OSError) -> ListenError:
+    where = f"{host}:{port}" if port else host
+    advice = (
+        "Another program has that port: set another one, or 0 for any, as `port` in [gateway] of config.toml "
+        "or with --listen."
+        if error.errno == errno.EADDRINUSE
+        else "Set an address of this machine as `host` in [gateway] of config.toml or with --listen."
+    )
+    return ListenError(f"The gateway cannot listen on {where}: {error.strerror or error}. {advice}")
+
+
+def _reachable(name: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}.get(name, name)  # noqa: S104
+
+
+def _log_nothing(handler: RequestHandler) -> None:
+    """Calls have their own log; faults are logged where they happen."""
