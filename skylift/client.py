@@ -1,0 +1,386 @@
+"""This process's link to its gateway: one WebSocket that carries all calls, and comes back by itself.
+
+State lives in the calls: after a reconnect each says again what the gateway needs to go on with it. While no
+call is open a lost connection is left alone; the next call makes a new one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from skylift import exceptions
+from skylift.calls import Lost, RemoteCall
+from skylift.connection import Connection, ConnectionLost
+from skylift.exceptions import AuthError, PermissionDeniedError, VersionError
+from skylift.gateway_process import Gateway, find_gateway
+from skylift.handshake import open_connection
+from skylift.http import Http
+from skylift.remote_errors import problem_error
+from skylift.wire import (
+    PROTOCOL,
+    Accepted,
+    Cancel,
+    ClientMessage,
+    Events,
+    Hello,
+    Refused,
+    Status,
+    Welcome,
+    decode_gateway_message,
+    encode,
+    machine_id,
+    new_id,
+)
+
+GIVE_UP_AFTER = 90.0
+"""Seconds of reconnecting after which open calls fail here (they may well go on over there)."""
+_CONNECT_TIMEOUT = 15.0
+_START_GATEWAY_AFTER = 2.0
+_PERMANENT = (AuthError, PermissionDeniedError, VersionError)
+
+_client: Client | None = None
+_client_lock = threading.Lock()
+
+
+class Client:
+    """One process's link to the gateway."""
+
+    def __init__(self) -> None:
+        self.client_id = new_id("cl")
+        self.gateway_id = ""
+        self._gateway: Gateway | None = None
+        self._http: Http | None = None
+        self._connect_lock = threading.Lock()
+        self._lock = threading.Lock()
+        # All below are guarded by `_lock`.
+        self._connection: Connection | None = None
+        self._reader: threading.Thread | None = None
+        self._calls: dict[str, RemoteCall] = {}
+        self._defined: set[str] = set()
+        self._outbox: list[ClientMessage] = []
+        self._closed = False
+
+    @classmethod
+    def current(cls) -> Client:
+        """The client of this process."""
+        global _client
+        client = _client
+        if client is None:
+            with _client_lock:
+                client = _client
+                if client is None:
+                    client = _client = cls()
+        return client
+
+    @property
+    def http(self) -> Http:
+        """REST requests to the gateway. Call `connect` first."""
+        if self._http is None:
+            self.connect()
+            assert self._http is not None
+        return self._http
+
+    @property
+    def connected(self) -> bool:
+        """Whether calls can be made without `connect`: there is a connection, or one is being made again."""
+        return self._connection is not None or self._reader is not None
+
+    def connect(self, progress: Callable[[str], None] | None = None) -> None:
+        """Connects, and starts a local gateway where there is none; does nothing when that is done.
+
+        Raises `AuthError`, `VersionError`, `exceptions.ConnectionError`.
+        """
+        if self.connected:
+            return
+        with self._connect_lock:
+            if self.connected:
+                return
+            deadline = time.monotonic() + _CONNECT_TIMEOUT
+            while True:
+                gateway = find_gateway(progress=progress)
+                try:
+                    connection, rest = self._open(gateway)
+                    break
+                except ConnectionLost as lost:
+                    # A local gateway's file may speak of one that is just going down or coming up.
+                    if time.monotonic() > deadline or gateway.home is None:
+                        raise exceptions.ConnectionError(
+                            f"the gateway at {gateway.url} cannot be reached: {lost}"
+                        ) from None
+                    time.sleep(0.1)
+            with self._lock:
+                self._connection = connection
+                self._start_reader(connection, rest)
+
+    def call(self, call: RemoteCall) -> None:
+        """Submits a call, or attaches to it; from now on the connection keeps it going."""
+        with self._lock:
+            self._calls[call.call_id] = call
+            connection = self._connection
+            if connection is None:
+                self._start_reader(None, [])
+                return
+            define = call.define
+            if define is not None and define.function_id not in self._defined:
+                self._defined.add(define.function_id)
+                with contextlib.suppress(ConnectionLost):
+                    connection.send(encode(define))
+        first: ClientMessage = call.submit if call.submit is not None else next(call.resume())
+        with contextlib.suppress(ConnectionLost):
+            connection.send(encode(first))
+
+    def send(self, message: ClientMessage, *, again: bool = False) -> None:
+        """Sends a message about a call. What is lost with the connection is said again by the call itself,
+        or by us where `again` says so."""
+        connection = self._connection
+        if connection is not None:
+            try:
+                connection.send(encode(message))
+                return
+            except ConnectionLost:
+                pass
+        if again:
+            with self._lock:
+                self._outbox.append(message)
+                if self._connection is None:
+                    self._start_reader(None, [])
+
+    def forget(self, call: RemoteCall) -> None:
+        """Nothing more is wanted of this call."""
+        with self._lock:
+            if self._calls.get(call.call_id) is call:
+                del self._calls[call.call_id]
+
+    def close(self) -> None:
+        """Cancels the calls that are open, and ends the connection."""
+        with self._lock:
+            self._closed = True
+            connection, self._connection = self._connection, None
+            calls = list(self._calls.values())
+            self._calls.clear()
+            self._outbox.clear()
+        if connection is not None:
+            for call in calls:
+                if call.submit is not None and not call.submit.detached:
+                    with contextlib.suppress(ConnectionLost):
+                        connection.send(encode(Cancel(call_id=call.call_id, reason="the client has ended")))
+            connection.close()
+        for call in calls:
+            call.deliver(Lost(exceptions.ConnectionError("the connection to the gateway was closed")))
+
+    def abandon(self, error: BaseException) -> None:
+        """In the child of a fork: lets go of the parent's connection without a word to the gateway."""
+        connection = self._connection
+        if connection is not None:
+            connection.abandon()
+        for call in list(self._calls.values()):
+            call.deliver(Lost(error))
+
+    # --- the connection --------------------------------------------------------------------------
+
+    def _open(self, gateway: Gateway) -> tuple[Connection, list[bytes]]:
+        """A connection that has been welcomed, and the messages that came behind the welcome."""
+        connection = open_connection(gateway.url, gateway.token, _CONNECT_TIMEOUT)
+        try:
+            connection.send(
+                encode(
+                    Hello(
+                        protocol=PROTOCOL,
+                        client_id=self.client_id,
+                        notebook=notebook_name(),
+                        python=".".join(map(str, sys.version_info[:3])),
+                        machine=machine_id(),
+                    )
+                )
+            )
+            messages: list[bytes] = []
+            while not messages:
+                messages = connection.receive()
+            answer = decode_gateway_message(messages[0])
+            if isinstance(answer, Refused):
+                raise problem_error(answer.problem)
+            if not isinstance(answer, Welcome):
+                raise exceptions.ConnectionError(f"the gateway at {gateway.url} did not say welcome")
+        except msgspec.DecodeError as error:
+            connection.close()
+            raise VersionError(
+                f"the gateway at {gateway.url} speaks another version of the protocol: {error}"
+            ) from error
+        except BaseException:
+            connection.close()
+            raise
+        if gateway != self._gateway:
+            self._gateway, self._http = gateway, Http(gateway)
+        if answer.gateway_id != self.gateway_id and self._http is not None:
+            self._http.forget_blobs()
+        self.gateway_id = answer.gateway_id
+        return connection, messages[1:]
+
+    def _start_reader(self, connection: Connection | None, messages: list[bytes]) -> None:
+        """Starts the reader thread, with a connection or to make one. `_lock` is held."""
+        if self._reader is None and not self._closed:
+            self._reader = threading.Thread(
+                target=self._run, args=(connection, messages), name="skylift-connection", daemon=True
+            )
+            self._reader.start()
+
+    def _run(self, connection: Connection | None, messages: list[bytes]) -> None:
+        reason = ""
+        while True:
+            if connection is None:
+                reconnected = self._reconnect(reason)
+                if reconnected is None:
+                    return
+                connection, messages = reconnected
+            try:
+                while True:
+                    for message in messages:
+                        self._dispatch(message)
+                    messages = connection.receive()
+            except ConnectionLost as lost:
+                reason = str(lost)
+            except msgspec.DecodeError as error:
+                reason = f"the gateway sent what is no message: {error}"
+                connection.close()
+            with self._lock:
+                if self._connection is connection:
+                    self._connection = None
+                self._defined.clear()
+                if self._closed or not (self._calls or self._outbox):
+                    self._reader = None
+                    return
+            connection = None
+
+    def _dispatch(self, frame: bytes) -> None:
+        message = decode_gateway_message(frame)
+        if isinstance(message, Events):
+            call = self._calls.get(message.call_id)
+            if call is not None:
+                call.deliver(message)
+        elif isinstance(message, Status):
+            call = self._calls.get(message.status.call_id)
+            if call is not None:
+                call.deliver(message)
+        elif isinstance(message, (Accepted, Refused)):
+            self._answered(message)
+
+    def _answered(self, message: Accepted | Refused) -> None:
+        if message.call_id:
+            concerned = [self._calls.get(message.call_id)]
+        else:
+            function_id = message.function_id if isinstance(message, Refused) else ""
+            concerned = [
+                call
+                for call in list(self._calls.values())
+                if not function_id or (call.define is not None and call.define.function_id == function_id)
+            ]
+            with self._lock:
+                self._defined.discard(function_id)
+        for call in concerned:
+            if call is not None:
+                if isinstance(message, Refused):
+                    self.forget(call)
+                call.deliver(message)
+
+    def _reconnect(self, reason: str) -> tuple[Connection, list[bytes]] | None:
+        """Tries to connect again and takes up all open calls; None when that has failed for good."""
+        started = time.monotonic()
+        delay = 0.05
+        error: BaseException
+        while True:
+            waited = time.monotonic() - started
+            try:
+                # Who restarts a gateway by hand gets the time to; then we do.
+                gateway = find_gateway(start=waited >= _START_GATEWAY_AFTER)
+                connection, messages = self._open(gateway)
+                with self._lock:
+                    if self._closed:
+                        connection.close()
+                        self._reader = None
+                        return None
+                    self._resume(connection)
+                return connection, messages
+            except _PERMANENT as permanent:
+                error = permanent
+                break
+            except (ConnectionLost, exceptions.Error, OSError) as failure:
+                reason = str(failure) or reason
+            with self._lock:
+                if self._closed:
+                    self._reader = None
+                    return None
+            if waited > GIVE_UP_AFTER:
+                error = exceptions.ConnectionError(
+                    f"the connection to the gateway was lost and did not come back in {waited:.0f} seconds: "
+                    f"{reason}"
+                )
+                break
+            time.sleep(delay)
+            delay = min(delay * 1.6, 2.0)
+        with self._lock:
+            calls = list(self._calls.values())
+            self._calls.clear()
+            self._outbox.clear()
+            self._reader = None
+        for call in calls:
+            call.deliver(Lost(error))
+        return None
+
+    def _resume(self, connection: Connection) -> None:
+        """Says on a new connection what the gateway needs to go on with every open call. `_lock` is held."""
+        self._connection = connection
+        self._defined.clear()
+        for call in list(self._calls.values()):
+            for message in call.resume():
+                define = call.define
+                if define is not None and define.function_id not in self._defined:
+                    self._defined.add(define.function_id)
+                    connection.send(encode(define))
+                connection.send(encode(message))
+        outbox, self._outbox = self._outbox, []
+        for message in outbox:
+            connection.send(encode(message))
+
+
+def notebook_name() -> str:
+    """The notebook or script that this process runs, for people."""
+    session = os.environ.get("JPY_SESSION_NAME")
+    if session:
+        return session
+    shell_namespace = sys.modules["__main__"].__dict__
+    vscode = shell_namespace.get("__vsc_ipynb_file__")
+    if vscode:
+        return str(vscode)
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    return os.path.abspath(script) if script else os.getcwd()
+
+
+def close_client() -> None:
+    """Ends this process's connection; the next call makes a new one."""
+    global _client
+    with _client_lock:
+        client, _client = _client, None
+    if client is not None:
+        client.close()
+
+
+def _forget_client() -> None:
+    global _client, _client_lock
+    client, _client = _client, None
+    _client_lock = threading.Lock()
+    if client is not None:
+        client.abandon(
+            exceptions.ConnectionError("this call belongs to the process that this one was forked from")
+        )
+
+
+atexit.register(close_client)
+os.register_at_fork(after_in_child=_forget_client)

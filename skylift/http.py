@@ -1,0 +1,111 @@
+"""The gateway's REST interface: blobs by their hash, and what there is to list."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from blake3 import blake3
+
+from skylift import exceptions
+from skylift.gateway_process import Gateway
+from skylift.remote_errors import problem_error
+from skylift.wire import INLINE_LIMIT, Payload, Problem
+
+if TYPE_CHECKING:
+    import urllib3
+
+_TIMEOUT = 60.0
+
+
+class Http:
+    """HTTP requests to one gateway, from any thread."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._pool: urllib3.PoolManager | None = None
+        self._lock = threading.Lock()
+        self._stored: set[str] = set()
+
+    def get(self, path: str, **query: str | int | float) -> Any:
+        """The JSON that ``GET path`` answers with. Raises the error that the gateway names, or
+        `exceptions.ConnectionError` when it does not answer."""
+        fields = {name: str(value) for name, value in query.items()}
+        return json.loads(self._request("GET", path, fields=fields).data or b"null")
+
+    def payload(self, data: bytes) -> Payload:
+        """Bytes as they travel: inline where they are small, else by their hash, put into the store once."""
+        if len(data) <= INLINE_LIMIT:
+            return Payload(data=data, size=len(data))
+        return Payload(blob=self.put_blob(data), size=len(data))
+
+    def put_blob(self, data: bytes) -> str:
+        """Puts bytes into the store, unless they are there already; returns their BLAKE3."""
+        digest = blake3(data, max_threads=blake3.AUTO).hexdigest()
+        if digest in self._stored:
+            return digest
+        path = f"/v1/blobs/{digest}"
+        if self._request("HEAD", path, accept=(200, 404)).status == 404:
+            self._request("PUT", path, body=data)
+        self._stored.add(digest)
+        return digest
+
+    def get_blob(self, digest: str) -> bytes:
+        """The bytes of that BLAKE3. Raises `NotFoundError` when the store no longer has them."""
+        data: bytes = self._request("GET", f"/v1/blobs/{digest}").data
+        if blake3(data, max_threads=blake3.AUTO).hexdigest() != digest:
+            raise exceptions.InternalFailure(f"the store sent other bytes than those of {digest}")
+        return data
+
+    def forget_blobs(self) -> None:
+        """Trust no longer that what was put into the store is there: it may be another store."""
+        self._stored.clear()
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        fields: dict[str, str] | None = None,
+        accept: tuple[int, ...] = (),
+    ) -> urllib3.BaseHTTPResponse:
+        import urllib3
+
+        with self._lock:
+            if self._pool is None:
+                self._pool = urllib3.PoolManager(maxsize=8, timeout=urllib3.Timeout(_TIMEOUT))
+        url = self._gateway.url + path
+        if fields:
+            from urllib.parse import urlencode
+
+            url += "?" + urlencode(fields)
+        headers = {"Authorization": f"Bearer {self._gateway.token}"}
+        try:
+            response = self._pool.request(
+                method,
+                url,
+                body=body,
+                headers=headers,
+                retries=urllib3.Retry(
+                    total=4, backoff_factor=0.2, status=0, redirect=0, allowed_methods=None
+                ),
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise exceptions.ConnectionError(
+                f"{method} {url}: the gateway does not answer ({error})"
+            ) from error
+        if response.status >= 400 and response.status not in accept:
+            raise _problem(method, url, response.status, response.data)
+        return response
+
+
+def _problem(method: str, url: str, status: int, body: bytes) -> exceptions.Error:
+    try:
+        return problem_error(msgspec.json.decode(body, type=Problem))
+    except msgspec.DecodeError:
+        pass
+    kinds = {401: exceptions.AuthError, 403: exceptions.PermissionDeniedError, 404: exceptions.NotFoundError}
+    return kinds.get(status, exceptions.InternalFailure)(f"{method} {url} answered {status}")
