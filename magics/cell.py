@@ -12,6 +12,7 @@ from skylift.magics.options import parse_line
 from skylift.magics.sending import captured_values
 from skylift.magics.sessions import NotebookSessions
 from skylift.magics.source import CellSource, read_source
+from skylift.magics.tables import show
 
 SUMMARY_LENGTH = 80
 """Characters of a cell's first line that lists of runs show."""
@@ -20,16 +21,16 @@ _CHANGED_BY_METHODS = (list, dict, set, bytearray, deque, Counter, OrderedDict, 
 """What a method call as in ``losses.append(x)`` is taken to change, so that it comes back."""
 
 
-def run_cell(shell: Any, sessions: NotebookSessions, line: str, body: str) -> None:
-    """Runs the body of a ``%%gpu`` cell in the session that its line asks for.
+def run_cell(shell: Any, sessions: NotebookSessions, line: str, body: str) -> BaseException | None:
+    """Runs the body of a ``%%gpu`` cell in the session that its line asks for; returns what it raised.
 
-    Raises what the cell raised; errors of Skylift and SyntaxError before anything ran.
+    Raises SyntaxError, and errors of Skylift.
     """
     options = parse_line(line)
     source = read_source(shell, line, body)
     if options.dry_run:
-        dry_run(shell, sessions, options)
-        return
+        show(dry_run(sessions, options))
+        return None
     names = cell_names(source.python, shell.transform_cell)
     known = sessions.for_cell(options, shell.user_ns)
     send = captured_values(names.reads, names.maybe_reads, shell.user_ns, shell.user_ns_hidden, source.label)
@@ -52,8 +53,8 @@ def run_cell(shell: Any, sessions: NotebookSessions, line: str, body: str) -> No
         raise
     if options.detach:
         status.leave("detached", f"%gpu attach {run.call_id} streams it back here")
-        return
-    follow(shell, known, run, status, deleted=names.deleted)
+        return None
+    return follow(shell, known, run, status, deleted=names.deleted)
 
 
 def _to_bring_back(names: CellNames, namespace: dict[str, Any]) -> list[str]:

@@ -5,29 +5,55 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
+
 from skylift.magics.help import LINE_COMMANDS, SKYLIFT_COMMANDS
 from skylift.magics.options import GPU_NAMES, OPTIONS
 from skylift.magics.sessions import NotebookSessions
 
+_IDENTIFIER = "skylift"
 _WITH_VALUE = {option.name for option in OPTIONS if option.value}
 
 
 class Completion:
-    """What may stand at the cursor; registered with IPython's completer."""
+    """What may stand at the cursor. `register` has IPython's completer ask, and nobody else, on our lines."""
 
     def __init__(self, shell: Any, sessions: NotebookSessions) -> None:
         self._shell = shell
         self._sessions = sessions
-        self._hooks: dict[str, Callable[[Any, Any], list[str]]] = {
-            "%%gpu": lambda _shell, event: self.gpu_cell(event.text_until_cursor),
-            "%gpu": lambda _shell, event: self.gpu_line(event.text_until_cursor),
-            "%skylift": lambda _shell, event: self.skylift_line(event.text_until_cursor),
+        self._lines: dict[str, Callable[[str], list[str]]] = {
+            "%%gpu": self.gpu_cell,
+            "%gpu": self.gpu_line,
+            "%skylift": self.skylift_line,
         }
 
     def register(self) -> None:
-        """Has IPython ask us for these magics' lines."""
-        for command, hook in self._hooks.items():
-            self._shell.set_hook("complete_command", hook, str_key=command)
+        """Has IPython's completer ask us."""
+
+        @context_matcher(identifier=_IDENTIFIER)  # type: ignore[untyped-decorator]
+        def matcher(context: CompletionContext) -> dict[str, Any]:
+            return self._match(context)
+
+        self.unregister()
+        self._shell.Completer.custom_matchers.append(matcher)
+
+    def unregister(self) -> None:
+        """Takes that back."""
+        matchers = self._shell.Completer.custom_matchers
+        matchers[:] = [
+            matcher for matcher in matchers if getattr(matcher, "matcher_identifier", "") != _IDENTIFIER
+        ]
+
+    def _match(self, context: CompletionContext) -> dict[str, Any]:
+        line: str = context.text_until_cursor
+        command, blank, _ = line.lstrip().partition(" ")
+        complete = self._lines.get(command) if blank else None
+        if complete is None:
+            return {"completions": []}
+        token: str = context.token.lower()
+        fitting = [word for word in complete(line) if word.lower().startswith(token)]
+        completions = [SimpleCompletion(text=word, type="magic") for word in fitting]
+        return {"completions": completions, "suppress": True, "ordered": True}
 
     def gpu_cell(self, line: str) -> list[str]:
         """For ``%%gpu …`` up to the cursor."""

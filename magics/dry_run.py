@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from skylift.exceptions import InvalidError
+from skylift.gpu import gpu_text
 from skylift.magics.gateway import fetch
 from skylift.magics.options import CellOptions
 from skylift.magics.sessions import NotebookSessions
 from skylift.magics.tables import Table
-
-from skylift.exceptions import InvalidError
-from skylift.gpu import gpu_text
 from skylift.wire import GpuRequest
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from types import TracebackType
 from typing import Any, NoReturn
 
-_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 if sys.version_info < (3, 11):
     _GROUP: tuple[type[BaseException], ...] = ()
 else:
@@ -24,14 +21,26 @@ class _Lines:
         return self._lines
 
 
-def raise_cleanly(shell: Any, error: BaseException) -> NoReturn:
-    """Raises `error`, caught in a magic, so that IPython shows it without the magic's frames.
+def raise_ours(shell: Any, error: BaseException) -> NoReturn:
+    """Raises an error that was caught in a magic, so that IPython shows its type and message, and of a
+    SyntaxError its line, without the magic's frames."""
+    if isinstance(error, SyntaxError):
+        lines = shell.SyntaxTB.structured_traceback(type(error), error, [])
+    else:
+        lines = shell.InteractiveTB.get_exception_only(type(error), error)
+    _raise_showing(shell, error, [line.rstrip("\n") for line in lines])
 
-    What a cell raised is shown with the frames that it had in the container. An error of ours is shown as its
-    type and message; so is a SyntaxError, with its line.
-    """
-    remote = hasattr(error, "_render_traceback_")
-    lines = _traceback(shell, error) if remote else _message(shell, error)
+
+def raise_the_cells(shell: Any, error: BaseException) -> NoReturn:
+    """Raises what a cell raised in its session, so that IPython shows the frames that it had there and no
+    others."""
+    if error.__traceback__ is None:
+        raise_ours(shell, error)
+    lines = shell.InteractiveTB.structured_traceback(type(error), error, error.__traceback__, tb_offset=0)
+    _raise_showing(shell, error, lines)
+
+
+def _raise_showing(shell: Any, error: BaseException, lines: list[str]) -> NoReturn:
     try:
         error._render_traceback_ = _Lines(lines)  # type: ignore[attr-defined]
     except AttributeError:
@@ -41,23 +50,6 @@ def raise_cleanly(shell: Any, error: BaseException) -> NoReturn:
         if isinstance(error, (SyntaxError, *_GROUP)):
             _show_once(shell, error, lines)
     raise error
-
-
-def _traceback(shell: Any, error: BaseException) -> list[str]:
-    frames: TracebackType | None = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_OURS):
-        frames = frames.tb_next
-    lines: list[str] = shell.InteractiveTB.structured_traceback(type(error), error, frames)
-    return lines
-
-
-def _message(shell: Any, error: BaseException) -> list[str]:
-    lines: list[str]
-    if isinstance(error, SyntaxError):
-        lines = shell.SyntaxTB.structured_traceback(type(error), error, [])
-    else:
-        lines = shell.InteractiveTB.get_exception_only(type(error), error)
-    return lines
 
 
 def _show_once(shell: Any, error: BaseException, lines: list[str]) -> None:

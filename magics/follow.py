@@ -12,7 +12,6 @@ from skylift.magics.output import Output
 from skylift.magics.sending import pickle_for_session
 from skylift.magics.sessions import NotebookSession
 from skylift.magics.status import CellState, DisplayLine, Line, StatusLine, TerminalLine
-
 from skylift.session import CellRun, Pickled, RemoteRef
 from skylift.wire import CallStatus
 
@@ -37,10 +36,10 @@ def follow(
     status: StatusLine,
     *,
     deleted: Iterable[str] = (),
-) -> None:
+) -> BaseException | None:
     """Puts out what the cell puts out, and binds what it assigned, also when it fails or is interrupted.
 
-    `deleted`: names that the cell deletes. Raises what the cell raised.
+    `deleted`: names that the cell deletes. Returns what the cell raised.
     """
     earlier = known.container_id
     output = Output(shell, known.session.session_id, status.show)
@@ -68,8 +67,7 @@ def follow(
             new_container=known.container_id != earlier,
         )
     _bind(shell, known, run, deleted)
-    if run.error is not None:
-        raise run.error
+    return run.error
 
 
 def _put_out(run: CellRun, output: Output, status: StatusLine, earlier: str) -> None:

@@ -7,6 +7,8 @@ import sys
 import time
 from typing import Any
 
+from skylift.exceptions import InvalidError, NotFoundError
+from skylift.gpu import parse_gpu
 from skylift.magics.follow import follow, status_line
 from skylift.magics.gateway import fetch
 from skylift.magics.help import LINE_COMMANDS
@@ -15,9 +17,6 @@ from skylift.magics.sending import captured_values
 from skylift.magics.sessions import NotebookSession, NotebookSessions
 from skylift.magics.status import duration
 from skylift.magics.tables import Table, show
-
-from skylift.exceptions import InvalidError, NotFoundError
-from skylift.gpu import parse_gpu
 from skylift.session import RemoteRef
 
 LOG_LINES = 200
@@ -29,12 +28,15 @@ _NOT_BUILT_YET = {
 }
 
 
-def run(shell: Any, sessions: NotebookSessions, line: str) -> None:
-    """Carries out one ``%gpu`` line. Raises `InvalidError` that names what there is."""
+def run(shell: Any, sessions: NotebookSessions, line: str) -> BaseException | None:
+    """Carries out one ``%gpu`` line; returns what an attached cell raised.
+
+    Raises `InvalidError` that names what there is.
+    """
     words = shlex.split(line)
     if not words:
         show(table(sessions))
-        return
+        return None
     command, arguments = words[0], words[1:]
     if command == "stop":
         _stop(sessions.find(_at_most_one(command, arguments)), sessions)
@@ -45,11 +47,12 @@ def run(shell: Any, sessions: NotebookSessions, line: str) -> None:
     elif command == "get":
         _get(shell, sessions, arguments)
     elif command == "attach":
-        _attach(shell, sessions, arguments)
+        return _attach(shell, sessions, arguments)
     elif command in _NOT_BUILT_YET:
         raise InvalidError(f"%gpu {command}: {_NOT_BUILT_YET[command]}")
     else:
         raise InvalidError(_unknown(command, line))
+    return None
 
 
 def table(sessions: NotebookSessions) -> Table:
@@ -139,7 +142,7 @@ def _get(shell: Any, sessions: NotebookSessions, arguments: list[str]) -> None:
     shell.push(values)
 
 
-def _attach(shell: Any, sessions: NotebookSessions, arguments: list[str]) -> None:
+def _attach(shell: Any, sessions: NotebookSessions, arguments: list[str]) -> BaseException | None:
     from_start = True
     if "--from" in arguments:
         position = arguments.index("--from")
@@ -160,7 +163,7 @@ def _attach(shell: Any, sessions: NotebookSessions, arguments: list[str]) -> Non
     session = sessions.of_call(call)
     status = status_line(shell, call["gpu"] or session.options.gpu_text or "cpu")
     status.show()
-    follow(shell, session, session.session.attach(call_id, from_start=from_start), status)
+    return follow(shell, session, session.session.attach(call_id, from_start=from_start), status)
 
 
 def _at_most_one(command: str, arguments: list[str]) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from skylift.magics.options import CellOptions, nearest
-
 from skylift.exceptions import InvalidError
 from skylift.image import Image
+from skylift.magics.options import CellOptions, nearest
 from skylift.session import Session
 
 
@@ -62,6 +61,15 @@ class NotebookSessions:
         if known is None:
             raise InvalidError(f"This notebook has no session {name!r}; {nearest(name, self._by_name)}")
         return known
+
+    def of_call(self, call: Mapping[str, Any]) -> NotebookSession:
+        """The session that a call (a row of ``/v1/calls``) belongs to: one of this notebook, or else a
+        stand-in through which the call can be followed."""
+        for known in self:
+            if known.session.session_id == call["session"]:
+                return known
+        session = Session(name=call["function"], gpu=call["gpu"] or None)
+        return NotebookSession(call["function"], session, CellOptions(), call["container_id"])
 
     def forget(self, session: NotebookSession) -> None:
         """A cell that asks for it gets a new one."""

@@ -6,6 +6,7 @@ import shlex
 import time
 from typing import Any
 
+from skylift.exceptions import InvalidError
 from skylift.magics.doctor import doctor
 from skylift.magics.gateway import fetch
 from skylift.magics.help import SKYLIFT_COMMANDS
@@ -13,8 +14,6 @@ from skylift.magics.options import nearest
 from skylift.magics.remote_ref import size
 from skylift.magics.status import dollars, duration
 from skylift.magics.tables import Table, clock_time, show
-
-from skylift.exceptions import InvalidError
 
 _MIB = 1024 * 1024
 _SPEND_BY = {"": "day", "day": "day", "gpu": "gpu", "function": "function", "notebook": "notebook"}

@@ -33,7 +33,8 @@ def read_source(shell: Any, line: str, body: str) -> CellSource:
     whole, first_line = _place(shell, line, body)
     code = body.lstrip("\n")
     first_line += len(body) - len(code)
-    count = shell.execution_count
+    # Whether `execution_count` is this cell's or the next one's number depends on IPython's version.
+    count = shell.displayhook.prompt_count
     filename: str = shell.compile.cache(whole, count)
     padding = "\n" * (first_line - 1)
     try:

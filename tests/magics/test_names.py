@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from IPython.core.inputtransformer2 import TransformerManager
+
 from skylift.magics.names import CellNames, cell_names
 
 BUILTINS = set(dir(__builtins__) if not isinstance(__builtins__, dict) else __builtins__)
