@@ -14,11 +14,11 @@ setup: ## Install what every other target needs
 
 demo: ## Run notebooks/quickstart.ipynb through a gateway and a host of its own
 	@scripts/setup demo
-	@$(python) scripts/demo.py
+	@$(python) -m scripts.demo $(demo_options)
 
 lab: ## Open JupyterLab on the quickstart, with the gateway running
 	@scripts/setup demo
-	@$(python) scripts/lab.py
+	@$(python) -m scripts.lab
 
 test: ## Run the tests (pytest_options='-m "not slow"' for the quick ones)
 	@scripts/setup dev

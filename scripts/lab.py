@@ -1,0 +1,49 @@
+"""Opens JupyterLab on the quickstart, with a gateway running: ``make lab``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+
+from scripts.demo import ROOT, configuration
+from scripts.own_gateway import GatewayError, own_gateway
+
+HOME = ROOT / "build" / "lab"
+"""Kept from one time to the next: runs and spend stay visible."""
+
+
+def main() -> int:
+    try:
+        with own_gateway(HOME, configuration()) as environment:
+            print(f"Skylift runs here with its files in {HOME}; Ctrl-C ends it and JupyterLab.", flush=True)
+            return run_lab(os.environ | environment)
+    except GatewayError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def run_lab(environment: dict[str, str]) -> int:
+    """Its exit status. A Ctrl-C goes to JupyterLab as well, which ends by itself; here it is waited for."""
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "-y",
+        "--notebook-dir=notebooks",
+        "notebooks/quickstart.ipynb",
+    ]
+    if os.getuid() == 0:
+        command.append("--allow-root")
+    if sys.platform == "linux" and not (environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY")):
+        command.append("--no-browser")
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as lab:
+        while lab.returncode is None:
+            with contextlib.suppress(KeyboardInterrupt):
+                lab.wait()
+    return lab.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
