@@ -127,8 +127,9 @@ def _meta(error: BaseException, told: traceback.TracebackException) -> dict[str,
 
 
 def _drop_our_frames(told: traceback.TracebackException) -> None:
-    """Takes the runner's frames out, and those of IPython and asyncio that stand around a call."""
-    machinery = _machinery()
+    """Takes out the frames of the runner, of IPython's machinery, and of asyncio around a call."""
+    ours = (OURS, *_ipython())
+    around = os.path.dirname(os.path.abspath(os.__file__)) + os.sep + "asyncio" + os.sep
     seen: set[int] = set()
     waiting = [told]
     while waiting:
@@ -136,21 +137,18 @@ def _drop_our_frames(told: traceback.TracebackException) -> None:
         if id(one) in seen:
             continue
         seen.add(id(one))
-        frames = [frame for frame in one.stack if not frame.filename.startswith(OURS)]
+        frames = [frame for frame in one.stack if not frame.filename.startswith(ours)]
         begin = 0
-        while begin < len(frames) and frames[begin].filename.startswith(machinery):
+        while begin < len(frames) and frames[begin].filename.startswith(around):
             begin += 1
-        one.stack = traceback.StackSummary.from_list(frames[begin:] if begin < len(frames) else frames)
+        one.stack = traceback.StackSummary.from_list(frames[begin:])
         waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
         waiting += getattr(one, "exceptions", None) or []
 
 
-def _machinery() -> tuple[str, ...]:
-    folders = [os.path.dirname(os.path.abspath(os.__file__)) + os.sep + "asyncio" + os.sep]
-    ipython = getattr(sys.modules.get("IPython"), "__file__", None)
-    if ipython:
-        folders.append(os.path.join(os.path.dirname(os.path.abspath(ipython)), "core") + os.sep)
-    return tuple(folders)
+def _ipython() -> tuple[str, ...]:
+    file = getattr(sys.modules.get("IPython"), "__file__", None)
+    return (os.path.join(os.path.dirname(os.path.abspath(file)), "core") + os.sep,) if file else ()
 
 
 def _frames(stack: traceback.StackSummary) -> list[dict[str, Any]]:
@@ -168,7 +166,7 @@ def _frames(stack: traceback.StackSummary) -> list[dict[str, Any]]:
             "source": (frame.line or "").strip(),
         }
         if getattr(frame, "end_lineno", None) is not None:
-            entry["end_line"] = frame.end_lineno  # type: ignore[attr-defined]
+            entry["end_line"] = frame.end_lineno
         for field, offset, at in (
             ("column", "colno", line),
             ("end_column", "end_colno", entry.get("end_line", line)),
@@ -226,9 +224,9 @@ def _tried(error: BaseException, *, chained: bool) -> tuple[bytes, str]:
 def _exception_pickler() -> Any:
     """A pickler that gives exceptions their causes, which they do not take along by themselves."""
     try:
-        from cloudpickle import Pickler
+        from cloudpickle import Pickler  # type: ignore[import-untyped,unused-ignore]
     except ImportError:
-        from pickle import Pickler  # type: ignore[assignment]
+        from pickle import Pickler  # type: ignore[assignment,unused-ignore]
 
     class ExceptionPickler(Pickler):  # type: ignore[misc]
         def __init__(self, file: io.BytesIO, chained: bool) -> None:
