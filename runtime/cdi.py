@@ -1,8 +1,8 @@
 """Devices by the Container Device Interface: which device nodes, mounts, variables and hooks a GPU needs.
 
-The vendor's tool writes one specification for each machine (``nvidia-ctk cdi generate``); this module reads them
-as https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md says and turns those of the asked
-devices into edits of a container.
+The vendor's tool writes one specification for each machine (``nvidia-ctk cdi generate``); this module reads
+them as https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md says and turns those of
+the asked devices into edits of a container.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import yaml
+
 from skylift.runtime.isolation import Bind
 
 FOLDERS = (Path("/etc/cdi"), Path("/var/run/cdi"))

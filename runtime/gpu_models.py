@@ -22,7 +22,8 @@ class GpuModel(msgspec.Struct, frozen=True):
     pattern: str
     """Matches what NVML calls it."""
     upgrades: tuple[str, ...] = ()
-    """Models that do all that this one does, with no less memory: given in its place, unless it is ``"X!"``."""
+    """Models that do all that this one does, with no less memory: given in its place, unless it is
+    ``"X!"``."""
 
 
 MODELS = {

@@ -6,12 +6,12 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 import msgspec
+
 from skylift.runtime.gpu_models import MODELS, describe, satisfies
 from skylift.runtime.gpu_models import model_name as name_of
 from skylift.runtime.nvml import GpuSample, Nvml
 from skylift.runtime.settings import HostSettings, SettingsError
 from skylift.runtime.start_error import StartError
-
 from skylift.wire import GpuInfo, GpuRequest
 
 MAX_SIMULATED = 64
@@ -52,7 +52,8 @@ class GpuInventory:
 
     @classmethod
     def of_machine(cls, settings: HostSettings) -> GpuInventory:
-        """What NVML finds, but for GPUs split by MIG, and what the settings simulate. Raises `SettingsError`."""
+        """What NVML finds, but for GPUs split by MIG, and what the settings simulate. Raises
+        `SettingsError`."""
         nvml = Nvml.load()
         real = [
             Gpu(index=gpu.index, uuid=gpu.uuid, model=name_of(gpu.name), memory=gpu.memory)
@@ -116,8 +117,8 @@ class GpuInventory:
         there_is = describe(self.infos())
         if fitting:
             return (
-                f"This host cannot give {request.count} × {request.model} to one container: it has {there_is}. "
-                "Ask for fewer, or for another model."
+                f"This host cannot give {request.count} × {request.model} to one container: "
+                f"it has {there_is}. Ask for fewer, or for another model."
             )
         name = "GPU" if request.model == "any" else request.model
         return (

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+
 from skylift.runtime.gpus import Gpu
 from skylift.runtime.start_error import StartError
-
 from skylift.wire import ImageSpec
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ __all__ = [
 class Bind(msgspec.Struct, frozen=True):
     """A file or folder of the host that a container sees at `target`, which is made where it is missing.
 
-    Where it is writable, its source and what lies directly in it (a socket) are given to the user of the host that
-    is the container's root.
+    Where it is writable, its source and what lies directly in it (a socket) are given to the user of the
+    host that is the container's root.
     """
 
     source: Path
@@ -147,8 +147,8 @@ class Isolation(ABC):
 def open_isolation(settings: HostSettings, folder: Path) -> Isolation:
     """The isolation that `settings` name.
 
-    `folder` is the host's own (``$SKYLIFT_HOME/host``). Where this machine cannot provide it, `Isolation.adopt`
-    raises `StartError` that says what is missing; it never falls back to a weaker one.
+    `folder` is the host's own (``$SKYLIFT_HOME/host``). Where this machine cannot provide it,
+    `Isolation.adopt` raises `StartError` that says what is missing; it never falls back to a weaker one.
     """
     if settings.isolation == "process":
         from skylift.runtime.plain_process import ProcessIsolation

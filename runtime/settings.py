@@ -40,14 +40,16 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     pids_limit: int = 4096
     """Processes and threads in one container."""
     network: Literal["auto", "bridge", "user", "none"] = "auto"
-    """``"bridge"``: a bridge of our own and NAT (needs root); ``"user"``: through pasta or slirp4netns, without
-    privileges; ``"none"``: containers have only a loopback. ``"auto"`` is the first of them that works here."""
+    """``"bridge"``: a bridge of our own and NAT (needs root); ``"user"``: through pasta or slirp4netns,
+    without privileges; ``"none"``: containers have only a loopback. ``"auto"`` is the first of them that
+    works here."""
     subnet: str = "10.213.0.0/16"
     """IPv4 addresses of the bridge and its containers."""
     dns: tuple[str, ...] = ()
     """Name servers for containers; () is the machine's own."""
     user_ids: str = ""
-    """``"100000:65536"``: which user and group ids containers run under; "" is what ``/etc/subuid`` grants."""
+    """``"100000:65536"``: which user and group ids containers run under; "" is what ``/etc/subuid`` grants.
+    """
     orphan_timeout: float = 600.0
     """Seconds without a gateway after which the host ends its containers and itself."""
     cancel_grace: float = 10.0

@@ -9,7 +9,8 @@ class StartError(Exception):
     """A container could not be made.
 
     `error` is the name of a class in `skylift.exceptions`: ``InvalidError`` where the plan asks for what is
-    never given (a mount of ``/``), ``ResourceExhaustedError`` where this host lacks it, ``InternalFailure`` else.
+    never given (a mount of ``/``), ``ResourceExhaustedError`` where this host lacks it, ``InternalFailure``
+    else.
     """
 
     def __init__(self, message: str, error: str = "InternalFailure") -> None:

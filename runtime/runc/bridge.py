@@ -217,7 +217,7 @@ def free_part(subnet: ipaddress.IPv4Network, used: list[ipaddress.IPv4Network]) 
         if not any(part.overlaps(network) for network in used):
             return part
     raise CommandError(
-        f"Every part of {subnet} is in use on this machine; set subnet in [host] of config.toml to a free one."
+        f"Every part of {subnet} is in use here; set subnet in [host] of config.toml to a free one."
     )
 
 

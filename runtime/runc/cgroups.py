@@ -1,7 +1,7 @@
 """The cgroups of a host's containers: where they are, what they used, and their removal.
 
-runc makes them and writes their limits. Version 1 (a tree for each controller) and version 2 (one tree) differ in
-where figures are; a hybrid system has both, and the controllers in the first.
+runc makes them and writes their limits. Version 1 (a tree for each controller) and version 2 (one tree)
+differ in where figures are; a hybrid system has both, and the controllers in the first.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+
 from skylift.runtime.isolation import ResourceUse
 
 PARENT = "skylift"

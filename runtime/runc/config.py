@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
 from skylift.runtime.cdi import Edits
 from skylift.runtime.gpus import visible_devices
 from skylift.runtime.isolation import Bind, ContainerPlan
@@ -26,7 +27,7 @@ BASE_ENV = {
     "LOGNAME": "root",
     "SHELL": "/bin/bash",
     "LANG": "C.UTF-8",
-    "TMPDIR": "/tmp",
+    "TMPDIR": "/tmp",  # noqa: S108  (the container's own)
 }
 
 MAX_OPEN_FILES = 1_048_576
@@ -141,7 +142,7 @@ def _own_mounts(placement: Placement) -> list[dict[str, Any]]:
         _mount("/proc", "proc", ["nosuid", "noexec", "nodev"]),
         _mount("/dev", "tmpfs", ["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"]),
         _mount("/dev/pts", "devpts", terminals),
-        _mount("/dev/shm", "tmpfs", shm),
+        _mount("/dev/shm", "tmpfs", shm),  # noqa: S108
         _mount("/dev/mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),
         _mount("/sys", "sysfs", ["nosuid", "noexec", "nodev", "ro"]),
     ]

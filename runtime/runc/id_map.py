@@ -34,8 +34,9 @@ class Extent(msgspec.Struct, frozen=True):
 class IdMaps(msgspec.Struct, frozen=True, kw_only=True):
     """How ids of a container map: in one step where the host is root; over a keeper's namespace where not.
 
-    An ordinary user may map ranges only with ``newuidmap``, once per namespace, from outside. So there the host
-    makes one namespace (the keeper's) in which it is root, and each container's own namespace within it.
+    An ordinary user may map ranges only with ``newuidmap``, once per namespace, from outside. So there the
+    host makes one namespace (the keeper's) in which it is root, and each container's own namespace within
+    it.
     """
 
     users: tuple[Extent, ...]

@@ -1,9 +1,9 @@
 """Making containers with runc.
 
-Each runs below its own user namespace, in its own pid, mount, IPC, UTS, network and (where there are cgroups)
-cgroup namespace, without any capability. Its root is one overlay: what all containers share below (`skeleton`),
-its own files above. runc is run in a mount namespace of its own, so that the overlay is mounted nowhere else: when
-the container ends, however it does, there is nothing to unmount.
+Each runs below its own user namespace, in its own pid, mount, IPC, UTS, network and (where there are
+cgroups) cgroup namespace, without any capability. Its root is one overlay: what all containers share below
+(`skeleton`), its own files above. runc is run in a mount namespace of its own, so that the overlay is
+mounted nowhere else: when the container ends, however it does, there is nothing to unmount.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 from pathlib import Path
 
 import msgspec
+
 from skylift.runtime.cdi import FOLDERS, CdiError, Edits, Registry
 from skylift.runtime.child_processes import ChildProcess, become_subreaper
 from skylift.runtime.isolation import Bind, ContainerPlan, ContainerProcess, Isolation, StartError
@@ -35,8 +36,9 @@ from skylift.runtime.runc.mounts import (
     without_covered,
 )
 from skylift.runtime.runc.name_servers import name_servers
-from skylift.runtime.runc.namespaces import HeldNamespaces, Keeper, hold_container_namespaces
-from skylift.runtime.runc.networks import Attachment, Network, start_network
+from skylift.runtime.runc.namespaces import Keeper
+from skylift.runtime.runc.networks import Network, start_network
+from skylift.runtime.runc.sandboxes import Sandbox, Sandboxes
 from skylift.runtime.runc.skeleton import Skeletons
 from skylift.runtime.settings import MIB, HostSettings
 
@@ -48,8 +50,8 @@ cd "$1"; shift
 mount -t overlay overlay -o "$1" root; shift
 exec "$@"
 """
-"""Run in a new mount namespace. The overlay's folders are named relative to the container's, so that no character
-of a path can be taken for one of the option's."""
+"""Run in a new mount namespace. The overlay's folders are named relative to the container's, so that no
+character of a path can be taken for one of the option's."""
 
 
 class RuncIsolation(Isolation):
@@ -73,6 +75,7 @@ class RuncIsolation(Isolation):
         self._prefix: list[str] = []
         self._cgroups: Cgroups | None = None
         self._network: Network | None = None
+        self._sandboxes: Sandboxes | None = None
         self._skeleton: Path
         self._overlay = True
         self._ready = False
@@ -96,11 +99,15 @@ class RuncIsolation(Isolation):
             self._network = await start_network(self._settings, self._key, self._prefix)
             self._make_skeleton()
             self._overlay = await self._overlay_works()
+            if self._network is not None:
+                self._sandboxes = Sandboxes(self._network, self._maps, self._prefix)
+                self._sandboxes.refill()
         except (CommandError, OSError, ValueError) as error:
             await self.close()
             raise StartError(
-                f"This machine cannot make containers: {error} `python -m skylift.runtime.doctor` says what is "
-                'missing; isolation = "process" in [host] of config.toml does without, and isolates nothing.'
+                f"This machine cannot make containers: {error} `python -m skylift.runtime.doctor` says what "
+                'is missing; isolation = "process" in [host] of config.toml does without, and isolates '
+                "nothing."
             ) from error
         self._ready = True
 
@@ -110,19 +117,17 @@ class RuncIsolation(Isolation):
         folder = plan.folder / "isolation"
         binds, edits = self._binds(plan)
         memory_limit = self._memory_limit(plan)
-        namespaces: HeldNamespaces | None = None
-        attachment: Attachment | None = None
+        sandbox: Sandbox | None = None
         try:
-            if self._network is not None and not plan.block_network:
-                namespaces = await hold_container_namespaces(self._maps, self._prefix)
-                attachment = await self._network.attach(namespaces)
-            placement = self._placement(plan, namespaces, memory_limit)
+            if self._sandboxes is not None and not plan.block_network:
+                sandbox = await self._sandboxes.take()
+            placement = self._placement(plan, sandbox, memory_limit)
             config = build_config(plan, placement, binds, edits)
-            self._write(folder, plan, config, binds, attachment)
+            self._write(folder, plan, config, binds, sandbox.attachment.address if sandbox else "127.0.1.1")
             process, output = await self._run(plan, folder)
         except BaseException as error:
-            if attachment is not None:
-                await attachment.close()
+            if sandbox is not None:
+                await sandbox.close()
             if self._cgroups is not None:
                 await self._cgroups.remove(plan.container_id)
             for path in (folder, self._state / plan.container_id):
@@ -130,22 +135,26 @@ class RuncIsolation(Isolation):
             if isinstance(error, CommandError | OSError):
                 raise StartError(f"Container {plan.container_id} could not be started: {error}") from error
             raise
-        finally:
-            if namespaces is not None:
-                await namespaces.close()
+        if sandbox is not None:
+            await sandbox.namespaces.close()  # the container holds them now
+        if self._sandboxes is not None:
+            self._sandboxes.refill()
         return RuncContainer(
             container_id=plan.container_id,
             process=process,
             output=output,
             cgroups=self._cgroups,
             memory_limit=memory_limit if self._cgroups is not None else 0,
-            attachment=attachment,
+            attachment=sandbox.attachment if sandbox else None,
             folders=(folder, self._state / plan.container_id),
             remove_tree=lambda path: remove_tree(path, self._prefix),
         )
 
     async def close(self) -> None:
         self._ready = False
+        if self._sandboxes is not None:
+            await self._sandboxes.close()
+            self._sandboxes = None
         if self._network is not None:
             with contextlib.suppress(CommandError):
                 await self._network.close()
@@ -194,8 +203,8 @@ class RuncIsolation(Isolation):
         for bind in edits.binds:
             if bind in binds and any(bind.target.startswith(f"{each.target}/") for each in system):
                 raise StartError(
-                    f"The CDI specification mounts {bind.source} on {bind.target}, which containers share with "
-                    "this machine read-only. Have nvidia-ctk write it for a driver that is installed in /usr."
+                    f"The CDI specification mounts {bind.source} on {bind.target}, which containers share "
+                    "with this machine, read-only. It must be for a driver that is installed in /usr."
                 )
         return binds, edits
 
@@ -203,9 +212,7 @@ class RuncIsolation(Isolation):
         mib = plan.memory_limit if plan.memory_limit is not None else self._settings.default_memory_limit()
         return mib * MIB
 
-    def _placement(
-        self, plan: ContainerPlan, namespaces: HeldNamespaces | None, memory_limit: int
-    ) -> Placement:
+    def _placement(self, plan: ContainerPlan, sandbox: Sandbox | None, memory_limit: int) -> Placement:
         cgroup, resources = "", {}
         if self._cgroups is not None:
             cgroup = self._cgroups.path_in_tree(plan.container_id)
@@ -217,8 +224,8 @@ class RuncIsolation(Isolation):
             )
         return Placement(
             maps=self._maps,
-            user_namespace=namespaces.path("user") if namespaces else "",
-            network_namespace=namespaces.path("net") if namespaces else "",
+            user_namespace=sandbox.namespaces.path("user") if sandbox else "",
+            network_namespace=sandbox.namespaces.path("net") if sandbox else "",
             cgroup=cgroup,
             resources=resources,
             shm_size=memory_limit,
@@ -230,7 +237,7 @@ class RuncIsolation(Isolation):
         plan: ContainerPlan,
         config: dict[str, object],
         binds: list[Bind],
-        attachment: Attachment | None,
+        address: str,
     ) -> None:
         """What runc and the overlay need, in the container's folder."""
         for name in ("root", "upper", "work"):
@@ -245,7 +252,7 @@ class RuncIsolation(Isolation):
         etc = upper / "etc"
         etc.mkdir(exist_ok=True)
         addresses = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
-        addresses.append(f"{attachment.address if attachment else '127.0.1.1'} {plan.hostname}")
+        addresses.append(f"{address} {plan.hostname}")
         for name, text in (("hosts", "\n".join(addresses) + "\n"), ("hostname", plan.hostname + "\n")):
             (etc / name).write_text(text, encoding="utf-8")
             if not self.rootless:

@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import msgspec
+
 from skylift.runtime.runc.cgroups import Cgroups
 
 GONE_TIMEOUT = 5.0
@@ -23,9 +24,10 @@ class _State(msgspec.Struct):
 
 
 async def kill_leftovers(state: Path, cgroups: Cgroups) -> None:
-    """Kill the containers that runc's `state` folder and the host's cgroups still name, and remove the cgroups."""
+    """Kill the containers that runc's `state` folder and the host's cgroups still name, and remove the
+    cgroups."""
     pidfds = []
-    for path in state.glob("*/state.json"):
+    for path in list(state.glob("*/state.json")):  # noqa: ASYNC240  (a handful)
         with contextlib.suppress(OSError, msgspec.DecodeError):
             found = msgspec.json.decode(path.read_bytes(), type=_State)
             pidfds += _open_if_same(found.init_process_pid, found.init_process_start)

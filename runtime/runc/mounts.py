@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 
 from skylift.runtime.isolation import Bind, StartError
 from skylift.runtime.runc.skeleton import SYSTEM_LINKS
-
 from skylift.wire import ImageSpec
 
 REFUSED_TREES = ("/proc", "/sys", "/dev", "/run", "/var/run", "/etc", "/boot")
@@ -19,10 +18,10 @@ REFUSED_FOLDERS = (
     "/",
     "/home",
     "/root",
-    "/tmp",
+    "/tmp",  # noqa: S108  (refused, not used)
     "/var",
     "/var/lib",
-    "/var/tmp",
+    "/var/tmp",  # noqa: S108
     "/mnt",
     "/media",
     "/srv",
@@ -123,8 +122,8 @@ def oci_mount(bind: Bind) -> dict[str, object]:
 def make_mount_points(binds: Iterable[Bind], upper: Path, skeleton: Path, owner: tuple[int, int]) -> None:
     """Make the folders and files that binds are mounted on, in a container's own layer.
 
-    runc would make them too, but as root of the host: then ``/root/.local`` could not be written in a container
-    that has something mounted on ``/root/.local/lib``.
+    runc would make them too, but as root of the host: then ``/root/.local`` could not be written in a
+    container that has something mounted on ``/root/.local/lib``.
     """
     made: list[PurePosixPath] = []
     for bind in binds:
@@ -164,7 +163,7 @@ def _give(path: Path, owner: tuple[int, int]) -> None:
 
 
 def _through_system_link(path: str) -> bool:
-    """Whether a path begins with ``/lib`` or the like where that is a link: the skeleton has the same link."""
+    """Whether a path begins with ``/lib`` or the like, where that is a link: the skeleton has it too."""
     first = PurePosixPath(path).parts[1]
     return first in SYSTEM_LINKS and os.path.islink(f"/{first}")
 

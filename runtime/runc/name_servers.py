@@ -13,7 +13,8 @@ SYSTEMD_RESOLV_CONF = Path("/run/systemd/resolve/resolv.conf")
 """The servers behind systemd-resolved's own, which listens on a loopback that no container reaches."""
 
 PUBLIC_SERVERS = ("1.1.1.1", "8.8.8.8")
-"""Taken only where the machine's resolver is reachable from the machine alone, as other container engines do."""
+"""Taken only where the machine's resolver is reachable from the machine alone, as other container engines
+do."""
 
 
 class NameServers(msgspec.Struct, frozen=True, kw_only=True):

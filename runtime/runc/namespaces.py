@@ -1,7 +1,7 @@
 """Namespaces that are made before a container and joined by it.
 
-A process that does nothing holds them open until the container runs. It waits for the end of its input, which the
-host holds: so it ends when it is told to, and also when the host dies.
+A process that does nothing holds them open until the container runs. It waits for the end of its input,
+which the host holds: so it ends when it is told to, and also when the host dies.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class Keeper:
 async def hold_container_namespaces(maps: IdMaps, prefix: Sequence[str]) -> HeldNamespaces:
     """A user namespace with a container's maps, and a network namespace that belongs to it.
 
-    The kernel lets a container mount its own sysfs only where its user namespace owns its network namespace, so
-    they are made together. Raises `CommandError`.
+    The kernel lets a container mount its own sysfs only where its user namespace owns its network
+    namespace, so they are made together. Raises `CommandError`.
     """
     namespaces = await hold(["--user", "--net"], prefix)
     try:

@@ -33,7 +33,7 @@ class Network(ABC):
 
     @abstractmethod
     async def start(self) -> None:
-        """Set up what all containers share, after removing what a crashed host left. Raises `CommandError`."""
+        """Remove what a crashed host left, then set up what containers share. Raises `CommandError`."""
 
     @abstractmethod
     async def attach(self, namespaces: HeldNamespaces) -> Attachment:
@@ -47,8 +47,8 @@ class Network(ABC):
 async def start_network(settings: HostSettings, key: str, prefix: list[str]) -> Network | None:
     """The network that the settings name, started; None for ``"none"``.
 
-    `key` tells this host's devices from another's; `prefix` is what runs a command in the keeper's namespace, empty
-    where the host is root. Raises `CommandError` that has what each kind lacks.
+    `key` tells this host's devices from another's; `prefix` is what runs a command in the keeper's
+    namespace, empty where the host is root. Raises `CommandError` that has what each kind lacks.
     """
     from skylift.runtime.runc.bridge import BridgeNetwork
     from skylift.runtime.runc.user_network import UserNetwork
@@ -65,7 +65,7 @@ async def start_network(settings: HostSettings, key: str, prefix: list[str]) -> 
     for network in kinds:
         try:
             await network.start()
-        except CommandError as error:
+        except CommandError as error:  # noqa: PERF203  (two rounds)
             failures.append(f"{network.name}: {error}")
         else:
             return network
@@ -74,5 +74,6 @@ async def start_network(settings: HostSettings, key: str, prefix: list[str]) -> 
     raise CommandError(
         "Containers cannot be given a network here. "
         + " ".join(failures)
-        + ' Install iptables and iproute2 (as root) or passt, or set network = "none" in [host] of config.toml.'
+        + " Install iptables and iproute2 (where the host runs as root) or passt, "
+        + 'or set network = "none" in [host] of config.toml.'
     )

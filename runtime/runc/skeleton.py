@@ -1,8 +1,8 @@
 """The part of a container's root that is the same for all containers of a host.
 
-A folder with what every Linux program expects (``/etc/passwd``, ``/tmp``, a home, ...), made once and then the
-lower layer of each container's overlay. It has nothing of this machine but what programs need to find their
-libraries, certificates, fonts, time zone and name servers.
+A folder with what every Linux program expects (``/etc/passwd``, ``/tmp``, a home, ...), made once and then
+the lower layer of each container's overlay. It has nothing of this machine but what programs need to find
+their libraries, certificates, fonts, time zone and name servers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Containers behind a program that speaks for them with ordinary sockets (pasta or slirp4netns); needs no root."""
+"""Containers behind a program that speaks for them with ordinary sockets (pasta or slirp4netns); needs no
+root."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import shutil
 import signal
 import tempfile
 from asyncio.subprocess import Process
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -46,15 +47,7 @@ class UserNetwork(Network):
             self._program = "slirp4netns"
         else:
             raise CommandError("neither pasta (package passt) nor slirp4netns is installed.")
-        if not os.access(TUN, os.R_OK | os.W_OK):
-            raise CommandError(
-                f"this user may not open {TUN}"
-                + (
-                    ": `chmod 666 /dev/net/tun` as root."
-                    if TUN.exists()
-                    else ", which this kernel does not have."
-                )
-            )
+        check_tun()
 
     async def attach(self, namespaces: HeldNamespaces) -> Attachment:
         start = self._start_pasta if self._program == "pasta" else self._start_slirp
@@ -78,19 +71,13 @@ class UserNetwork(Network):
 
     async def _start_pasta(self, namespaces: HeldNamespaces) -> ChildProcess:
         """pasta goes into the background once it is ready, and its pid into a file."""
-        with tempfile.TemporaryDirectory(prefix="skylift-pasta-") as folder:
-            pid_file = Path(folder, "pid")
-            pid_file.touch()
-            if os.geteuid() == 0:
-                # It gives up root for "nobody" before it writes.
-                Path(folder).chmod(0o711)
-                pid_file.chmod(0o666)
+        with _pid_file() as pid_file:
             options = ["--config-net", "--quiet", "--ipv4-only", "--ns-ifname", "eth0", "--no-map-gw"]
             options += ["--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none"]
-            options += ["--dns-forward", NAME_SERVER, "--pid", str(pid_file), "--log-file", "/dev/null"]
+            options += ["--dns-forward", NAME_SERVER, "--pid", str(pid_file), "--log-file", os.devnull]
             options += ["--userns", namespaces.path("user"), "--netns", namespaces.path("net")]
             await run(["pasta", *options])
-            return ChildProcess(int(pid_file.read_text()))
+            return ChildProcess(int(pid_file.read_text(encoding="ascii")))
 
     async def _start_slirp(self, namespaces: HeldNamespaces) -> Process:
         """slirp4netns says on a descriptor that it is ready."""
@@ -110,8 +97,7 @@ class UserNetwork(Network):
             )
             os.close(told)
             told = -1
-            with open(ready, "rb", buffering=0, closefd=False) as pipe:
-                said = await asyncio.wait_for(asyncio.to_thread(pipe.read, 1), READY_TIMEOUT)
+            said = await asyncio.wait_for(asyncio.to_thread(os.read, ready, 1), READY_TIMEOUT)
         except OSError as error:
             raise CommandError(f"slirp4netns cannot be run: {error.strerror}.") from error
         except asyncio.TimeoutError:
@@ -144,3 +130,23 @@ class _Program(Attachment):
 def _send(process: ChildProcess | Process, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(number)
+
+
+def check_tun() -> None:
+    """Raise `CommandError` unless this user may make the interface that both programs need."""
+    if not TUN.exists():
+        raise CommandError(f"this kernel has no {TUN} (`modprobe tun` as root).")
+    if not os.access(TUN, os.R_OK | os.W_OK):
+        raise CommandError(f"this user may not open {TUN} (`chmod 666 {TUN}` as root).")
+
+
+@contextlib.contextmanager
+def _pid_file() -> Iterator[Path]:
+    """A file for a program's pid that it can also write once it has given up being root."""
+    with tempfile.TemporaryDirectory(prefix="skylift-pasta-") as folder:
+        path = Path(folder, "pid")
+        path.touch()
+        if os.geteuid() == 0:
+            Path(folder).chmod(0o711)
+            path.chmod(0o666)
+        yield path
