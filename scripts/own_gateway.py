@@ -53,10 +53,11 @@ def own_gateway(home: Path, config: str = "") -> Iterator[dict[str, str]]:
         yield {"SKYLIFT_HOME": str(home)}
     finally:
         host = _host_pid(home)
-        _stop(gateway.pid)
+        # SIGINT is the gateway's word for ending its host and containers as well.
+        _stop(gateway.pid, signal.SIGINT)
         gateway.wait()
         if host is not None:
-            _stop(host)
+            _stop(host, signal.SIGTERM)
     left = left_behind(home)
     if left:
         raise LeftBehindError("still there after the gateway and its host had stopped: " + "; ".join(left))
@@ -108,14 +109,14 @@ def _host_pid(home: Path) -> int | None:
     return pid if str(home).encode() in command else None
 
 
-def _stop(pid: int) -> None:
-    """SIGTERM, and SIGKILL where that did not end it in time."""
+def _stop(pid: int, politely: signal.Signals) -> None:
+    """SIGKILL follows where the first signal did not end it in time."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for number in (politely, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, number)
             if select.select([descriptor], [], [], STOP_PATIENCE)[0]:

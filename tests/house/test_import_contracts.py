@@ -72,27 +72,79 @@ def test_a_forbidden_import_is_found(checkout: Path, module: str, imported: str)
     assert "trespass" in report.stdout
 
 
-def absolute_imports(source: str) -> set[str]:
-    """Top-level names of every absolute import in a module, at whatever depth of its code."""
+Import = ast.Import | ast.ImportFrom
+
+
+def imports(source: str) -> list[Import]:
+    """Every import in a module, at whatever depth of its code."""
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, Import)]
+
+
+def imports_at_start(source: str) -> list[Import]:
+    """Those that run when the module is imported: none in functions, none for the type checker."""
+    found: list[Import] = []
+    nodes: list[ast.AST] = [ast.parse(source)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, Import):
+            found.append(node)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not (
+            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        ):
+            nodes += ast.iter_child_nodes(node)
+    return found
+
+
+def top_level_names(nodes: list[Import]) -> set[str]:
+    """Of absolute imports, the names of the distributions' packages."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names.update(alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+        elif not node.level and node.module:
             names.add(node.module.partition(".")[0])
     return names
 
 
+def siblings(nodes: list[Import], folder: Path) -> set[Path]:
+    """Of relative imports, the modules of the same folder."""
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            names.update(
+                [node.module.partition(".")[0]] if node.module else [each.name for each in node.names]
+            )
+    return {path for name in names if (path := folder / f"{name}.py").exists()}
+
+
+RUNNER = ROOT / "runtime" / "runner"
+
+
 def test_the_runner_imports_only_the_standard_library() -> None:
-    """It runs under the image's Python, where nothing of ours is installed."""
-    lazily = {"cloudpickle", "dill", "IPython"}
-    modules = sorted((ROOT / "runtime" / "runner").rglob("*.py"))
+    """It runs under the image's Python, where nothing of ours is installed and IPython may be missing."""
+    lazily = {"IPython", "cloudpickle", "dill", "tqdm", "traitlets"}
+    modules = sorted(RUNNER.rglob("*.py"))
     assert modules
     foreign = {
-        str(path.relative_to(ROOT)): strange
+        path.name: strange
         for path in modules
-        if (strange := absolute_imports(path.read_text()) - sys.stdlib_module_names - lazily)
+        if (strange := top_level_names(imports(path.read_text())) - sys.stdlib_module_names - lazily)
     }
+    assert foreign == {}
+
+
+def test_the_runner_starts_with_the_standard_library_alone() -> None:
+    reached: set[Path] = set()
+    waiting = {RUNNER / "__init__.py", RUNNER / "__main__.py", RUNNER / "init.py", RUNNER / "serve.py"}
+    foreign: dict[str, set[str]] = {}
+    while waiting:
+        path = waiting.pop()
+        reached.add(path)
+        nodes = imports_at_start(path.read_text())
+        if strange := top_level_names(nodes) - sys.stdlib_module_names:
+            foreign[path.name] = strange
+        waiting |= siblings(nodes, RUNNER) - reached
+    assert len(reached) > 5
     assert foreign == {}
 
 
