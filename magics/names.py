@@ -12,6 +12,7 @@ import symtable
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 _MAGICS_OVER_CODE = frozenset({"time", "timeit", "prun", "memit", "mprun", "lprun"})
 _CELL_MAGICS_OVER_CODE = _MAGICS_OVER_CODE | {"capture"}
@@ -200,7 +201,7 @@ class _CellVisitor(ast.NodeVisitor):
         self._branches([*node.body, *node.orelse], *([handler] for handler in node.handlers))
         self._visit_all(node.finalbody)
 
-    def visit_TryStar(self, node: ast.Try) -> None:
+    def visit_TryStar(self, node: Any) -> None:
         self.visit_Try(node)
 
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:

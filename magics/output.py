@@ -74,8 +74,9 @@ class Output:
     def _value(self, event: Event) -> None:
         shown = json.loads(event.data)
         data, metadata = shown["data"], shown.get("metadata") or {}
-        hook = self._shell.displayhook
-        if sys.displayhook is not hook:
+        hook: Any = self._shell.displayhook
+        captured = sys.displayhook is not hook
+        if captured:
             # Inside %%capture, which wants an object.
             sys.displayhook(_Shown(data, metadata))
             return

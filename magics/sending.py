@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped,unused-ignore]
 
 from skylift.exceptions import SerializationError
 from skylift.serialization import explain
