@@ -60,6 +60,8 @@ class Guard:
         self.active = False
         self.delivered: Request | None = None
         """What has been raised in the call that runs."""
+        self.deferred = False
+        """A request found a frame half sent; `deliver_deferred` is due when that is done."""
         self.stopping: Request | None = None
         """Ends whatever runs from now on."""
         self.task: asyncio.Task[Any] | None = None
@@ -82,6 +84,7 @@ class Guard:
         """From now on this call (this input) is what runs. Returns the request that came before it, if
         any."""
         self.delivered = None
+        self.deferred = False
         self._call = call
         self._index = index
         if self.stopping is not None or self._requests:
@@ -117,7 +120,10 @@ class Guard:
     def _deliver(self, _number: int, _frame: FrameType | None) -> None:
         # The lock is free or held by the control thread for a moment; `_take` in the main thread itself is
         # never interrupted here, because `active` is False then.
-        if not self.active or self._held():
+        if not self.active:
+            return
+        if self._held():
+            self.deferred = True
             return
         request = self._take()
         if request is None:
@@ -135,6 +141,12 @@ class Guard:
         if request.mode == "interrupt":
             raise KeyboardInterrupt
         raise cancellation_type()(request.reason)
+
+    def deliver_deferred(self) -> None:
+        """Raises in the main thread what could not be raised a moment ago. Does nothing in other threads."""
+        if threading.get_ident() == self._main:
+            self.deferred = False
+            self._deliver(SIGNAL, None)
 
     # --- other threads ---------------------------------------------------------------------------
 

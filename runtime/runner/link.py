@@ -23,7 +23,7 @@ ACK_BYTES = 1024 * 1024
 COME_BACK_SECONDS = 60.0
 
 _PREFIX = struct.Struct(">IQ")
-_CHUNK = 256 * 1024
+_CHUNK = 64 * 1024
 _JOIN_LIMIT = 64 * 1024
 _decode = json.JSONDecoder().raw_decode
 

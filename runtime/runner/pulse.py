@@ -27,7 +27,7 @@ class Pulse:
         self.stream: Stream | None = None
         self.armed = False
         self._lock = lock
-        self._guard = guard
+        self.guard = guard
         self._running = False
         self._last_begin = 0.0
         self._wake = threading.Event()
@@ -86,7 +86,7 @@ class Pulse:
 
     def _next_pause(self) -> float:
         """Seconds until there may be something to do; 0 when nothing is to be expected."""
-        if self.armed or self._guard.wanted():
+        if self.armed or self.guard.wanted():
             return FLUSH_AFTER
         if self.stream is not None and not self.stream.announced:
             return STARTED_AFTER
@@ -104,4 +104,4 @@ class Pulse:
                 if not stream.announced and now - stream.began >= STARTED_AFTER:
                     stream.announce()
                 self.armed = stream.flush_older_than(FLUSH_AFTER, now)
-        self._guard.kick()
+        self.guard.kick()

@@ -55,6 +55,7 @@ class Stream:
         self._link = link
         self._lock = link.lock
         self._pulse = pulse
+        self._guard = pulse.guard
         self._window = window
         self._room: threading.Condition | None = None
         self._heads: list[str] = []
@@ -91,6 +92,8 @@ class Stream:
                     self._send(time.monotonic())
                 elif not self._pulse.armed:
                     self._pulse.arm()
+            if self._guard.deferred:
+                self._guard.deliver_deferred()
             position += len(piece)
             if position >= len(text):
                 return True
@@ -123,6 +126,8 @@ class Stream:
                 self._send(now)
             elif not self._pulse.armed:
                 self._pulse.arm()
+        if self._guard.deferred:
+            self._guard.deliver_deferred()
 
     def wait_for_room(self) -> None:
         """Waits until the window has room for another event."""

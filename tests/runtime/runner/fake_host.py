@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -178,10 +179,8 @@ class FakeHost:
                 sock.close()
         for kill in (self.runner_pid, self.process.pid):
             if kill is not None and self.process.poll() is None:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(kill, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
         self.process.wait(TIMEOUT)
         self._folder.cleanup()
 
@@ -314,6 +313,12 @@ class FakeHost:
                 raise AssertionError(
                     f"waited {timeout} s for {what}; stderr: {self.printed['stderr'].decode()}"
                 )
+
+    def call_is_quiet(self, call: Call, seconds: float) -> bool:
+        """Whether nothing comes for a call within that time."""
+        with self._changed:
+            before = len(call.events)
+            return not self._changed.wait_for(lambda: len(call.events) > before, seconds)
 
     def wait_printed(self, text: str, stream: str = "stdout") -> None:
         self.wait_for(lambda: text.encode() in self.printed[stream], what=f"{text!r} on {stream}")

@@ -1,4 +1,5 @@
-"""What the runner alone takes, with a host that costs as little as it can. Run it by hand: ``python measure.py``."""
+"""What the runner alone takes, with a host that costs as little as it can. Run it by hand: ``python
+measure.py``."""
 
 from __future__ import annotations
 
