@@ -1,0 +1,85 @@
+"""A wheel of this checkout has all that is needed, and nothing of the checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK_NEEDS = ("ipykernel", "ipywidgets", "matplotlib", "nbclient", "nbformat", "numpy", "tqdm")
+
+
+def run(*command: str | Path, cwd: Path, timeout: float) -> str:
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SKYLIFT"))},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, since a build leaves files in its source tree."""
+    source = tmp_path_factory.mktemp("source")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, source / name)
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", cwd=source, timeout=120)
+    (built,) = (source / "dist").iterdir()
+    return built
+
+
+@pytest.mark.slow
+def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    metadata = f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"
+    assert {name.partition("/")[0] for name in names} == {"skylift", metadata}
+    assert not [name for name in names if "test" in name]
+    for needed in (
+        "skylift/py.typed",
+        "skylift/magics/__init__.py",
+        "skylift/runtime/runner/__main__.py",
+        "skylift/runtime/runc/seccomp.json",
+        f"{metadata}/licenses/LICENSE",
+    ):
+        assert needed in names
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_wheel_runs_the_quickstart_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
+    run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path, timeout=120)
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    constraints = ROOT / "constraints.txt"
+    run(*pip, "--constraint", constraints, wheel, *NOTEBOOK_NEEDS, cwd=tmp_path, timeout=600)
+    where = run(python, "-c", "import skylift; print(skylift.__file__)", cwd=tmp_path, timeout=60)
+    assert Path(where.strip()).is_relative_to(tmp_path / "venv")
+
+    # The demo's own two files and the notebook, and nothing else of the checkout.
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    notebook = shutil.copy(ROOT / "notebooks" / "quickstart.ipynb", tmp_path)
+    shown = run(python, "-m", "scripts.demo", notebook, cwd=tmp_path, timeout=300)
+    assert "nothing is left running" in shown
