@@ -1,0 +1,78 @@
+"""GPUs by the notebook cell, and by the function.
+
+::
+
+    import skylift
+
+    app = skylift.App("training")
+
+    @app.function(gpu="H100")
+    def train(lr): ...
+
+    train.remote(0.1)          # in a notebook; in a script, within ``with app.run():``
+
+Names are imported when they are first used, so that ``import skylift`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skylift import exceptions as exception
+    from skylift.app import App as App
+    from skylift.context import current_function_call_id as current_function_call_id
+    from skylift.context import current_input_id as current_input_id
+    from skylift.context import enable_output as enable_output
+    from skylift.context import interact as interact
+    from skylift.context import is_local as is_local
+    from skylift.exceptions import Error as Error
+    from skylift.function import Function as Function
+    from skylift.function_call import FunctionCall as FunctionCall
+    from skylift.image import Image as Image
+    from skylift.retries import Retries as Retries
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "App": "app",
+    "Error": "exceptions",
+    "Function": "function",
+    "FunctionCall": "function_call",
+    "Image": "image",
+    "Retries": "retries",
+    "current_function_call_id": "context",
+    "current_input_id": "context",
+    "enable_output": "context",
+    "interact": "context",
+    "is_local": "context",
+}
+_MODULES = {"exceptions": "exceptions", "exception": "exceptions"}
+_NOT_BUILT = frozenset(
+    """
+    CloudBucketMount Cls Cron Dict Period Queue Sandbox Secret Volume
+    asgi_app batched concurrent enter exit fastapi_endpoint forward method parameter web_server wsgi_app
+    """.split()  # noqa: SIM905
+)
+
+__all__ = [*_HOME, "exception", "exceptions"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        found = getattr(importlib.import_module(f"skylift.{_HOME[name]}"), name)
+    elif name in _MODULES:
+        found = importlib.import_module(f"skylift.{_MODULES[name]}")
+    elif name in _NOT_BUILT:
+        from skylift.not_built import NotBuilt
+
+        found = NotBuilt(name)
+    else:
+        raise AttributeError(f"module 'skylift' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -88,6 +88,7 @@ class RemoteCall:
         self._inputs = inputs
         self._follow_status = follow_status
         self._cancel: Cancel | None = None
+        self._failed = False
         # What has arrived: events below `_next_seq`, of cost `_received`.
         self._next_seq = first_seq
         self._received = first_total
@@ -169,8 +170,10 @@ class RemoteCall:
         if isinstance(message, Events):
             return self._take_in_events(message)
         if isinstance(message, Refused):
+            self._failed = True
             raise problem_error(message.problem)
         if isinstance(message, Lost):
+            self._failed = True
             raise message.error
         return []
 
@@ -192,15 +195,15 @@ class RemoteCall:
 
     def abandon(self, reason: str) -> None:
         """Ends the call, of which nothing more is wanted."""
-        if self.end is None:
+        if self.end is None and not self._failed:
             self.cancel("cancel", reason)
             self.client.forget(self)
             self.client.send(Detach(call_id=self.call_id, keep=False), again=True)
 
     def detach(self) -> None:
         """Stops following the call, which runs on."""
-        self.client.forget(self)
-        if self.end is None:
+        followed = self.client.forget(self)
+        if self.end is None and not self._failed and not followed:
             self.client.send(Detach(call_id=self.call_id, keep=True), again=True)
 
 

@@ -32,7 +32,7 @@ class Capture:
 
 
 def captures(function: types.FunctionType) -> list[Capture]:
-    """What `function` itself captures; a name that is not defined (yet) is in the list too, as `is_missing`."""
+    """What `function` itself captures. A name without a value is in the list too (see `is_missing`)."""
     found: list[Capture] = []
     namespace = function.__globals__
     for name in _global_names(function.__code__):
@@ -47,7 +47,9 @@ def captures(function: types.FunctionType) -> list[Capture]:
     for name, value in zip(reversed(parameters), reversed(defaults or ()), strict=False):
         found.append(Capture(f"default of {name}", value, function, _same_defaults(function, defaults)))
     for name, value in (kwdefaults or {}).items():
-        found.append(Capture(f"default of {name}", value, function, _same_item(kwdefaults, name, value)))
+        found.append(
+            Capture(f"default of {name}", value, function, _same_item(kwdefaults or {}, name, value))
+        )
     for name, value in _annotations(function).items():
         found.append(Capture(f"annotation of {name}", value, function, _always))
     for name, value in function.__dict__.items():
@@ -73,12 +75,17 @@ def all_captures(function: types.FunctionType) -> Iterator[Capture]:
 
 def travelling_function(value: Any) -> types.FunctionType | None:
     """The function in `value` whose code travels: one of the notebook's, bare or decorated; else None."""
-    raw = getattr(value, "_skylift_raw", None) if not isinstance(value, type) else None
-    if isinstance(raw, types.FunctionType):
-        return raw
+    if is_handle(value):
+        travels: types.FunctionType | None = value._skylift_travels
+        return travels
     if isinstance(value, types.FunctionType) and not is_importable(value):
         return value
     return None
+
+
+def is_handle(value: Any) -> bool:
+    """Whether `value` is a Function, an App or the like, which pickles as what it stands for."""
+    return getattr(type(value), "_skylift_handle", False) is True
 
 
 def is_missing(value: Any) -> bool:
@@ -100,14 +107,16 @@ def is_importable(value: Any) -> bool:
 
 
 def is_stable(value: Any) -> bool:
-    """Whether `value` cannot change, and so has the same pickle next time. A function counts as stable: what it
-    captures is looked at by itself."""
+    """Whether `value` cannot change, and so has the same pickle next time.
+
+    A function counts as stable: what it captures is looked at by itself.
+    """
     kind = type(value)
     if kind in _ATOMS or value is _MISSING:
         return True
     if kind is tuple or kind is frozenset:
         return all(is_stable(item) for item in value)
-    if travelling_function(value) is not None or getattr(value, "_skylift_stable", False):
+    if is_handle(value) or travelling_function(value) is not None:
         return True
     if isinstance(value, (types.ModuleType, type, types.FunctionType, types.BuiltinFunctionType)):
         return is_importable(value)

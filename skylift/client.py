@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -63,7 +63,7 @@ class Client:
         # All below are guarded by `_lock`.
         self._connection: Connection | None = None
         self._reader: threading.Thread | None = None
-        self._calls: dict[str, RemoteCall] = {}
+        self._calls: dict[str, list[RemoteCall]] = {}
         self._defined: set[str] = set()
         self._outbox: list[ClientMessage] = []
         self._closed = False
@@ -123,16 +123,16 @@ class Client:
     def call(self, call: RemoteCall) -> None:
         """Submits a call, or attaches to it; from now on the connection keeps it going."""
         with self._lock:
-            self._calls[call.call_id] = call
+            self._calls.setdefault(call.call_id, []).append(call)
             connection = self._connection
             if connection is None:
                 self._start_reader(None, [])
                 return
             define = call.define
             if define is not None and define.function_id not in self._defined:
-                self._defined.add(define.function_id)
                 with contextlib.suppress(ConnectionLost):
                     connection.send(encode(define))
+                    self._defined.add(define.function_id)
         first: ClientMessage = call.submit if call.submit is not None else next(call.resume())
         with contextlib.suppress(ConnectionLost):
             connection.send(encode(first))
@@ -153,18 +153,27 @@ class Client:
                 if self._connection is None:
                     self._start_reader(None, [])
 
-    def forget(self, call: RemoteCall) -> None:
-        """Nothing more is wanted of this call."""
+    def cancel_all(self, call_ids: Iterable[str], reason: str) -> None:
+        """Cancels calls of which nothing more is wanted; those that have ended are left as they are."""
+        for call_id in call_ids:
+            self.send(Cancel(call_id=call_id, reason=reason), again=True)
+
+    def forget(self, call: RemoteCall) -> bool:
+        """Nothing more is wanted here. Returns whether another in this process still follows the same call."""
         with self._lock:
-            if self._calls.get(call.call_id) is call:
-                del self._calls[call.call_id]
+            followers = self._calls.get(call.call_id, [])
+            if call in followers:
+                followers.remove(call)
+            if not followers:
+                self._calls.pop(call.call_id, None)
+            return bool(followers)
 
     def close(self) -> None:
         """Cancels the calls that are open, and ends the connection."""
         with self._lock:
             self._closed = True
             connection, self._connection = self._connection, None
-            calls = list(self._calls.values())
+            calls = self._all_calls()
             self._calls.clear()
             self._outbox.clear()
         if connection is not None:
@@ -181,7 +190,7 @@ class Client:
         connection = self._connection
         if connection is not None:
             connection.abandon()
-        for call in list(self._calls.values()):
+        for call in self._all_calls():
             call.deliver(Lost(error))
 
     # --- the connection --------------------------------------------------------------------------
@@ -262,33 +271,33 @@ class Client:
     def _dispatch(self, frame: bytes) -> None:
         message = decode_gateway_message(frame)
         if isinstance(message, Events):
-            call = self._calls.get(message.call_id)
-            if call is not None:
+            for call in tuple(self._calls.get(message.call_id, ())):
                 call.deliver(message)
         elif isinstance(message, Status):
-            call = self._calls.get(message.status.call_id)
-            if call is not None:
+            for call in tuple(self._calls.get(message.status.call_id, ())):
                 call.deliver(message)
         elif isinstance(message, (Accepted, Refused)):
             self._answered(message)
 
     def _answered(self, message: Accepted | Refused) -> None:
+        concerned: Iterable[RemoteCall]
         if message.call_id:
-            concerned = [self._calls.get(message.call_id)]
+            concerned = tuple(self._calls.get(message.call_id, ()))
         else:
             function_id = message.function_id if isinstance(message, Refused) else ""
             concerned = [
                 call
-                for call in list(self._calls.values())
+                for call in self._all_calls()
                 if not function_id or (call.define is not None and call.define.function_id == function_id)
             ]
-            with self._lock:
-                self._defined.discard(function_id)
+            self._defined.discard(function_id)
         for call in concerned:
-            if call is not None:
-                if isinstance(message, Refused):
-                    self.forget(call)
-                call.deliver(message)
+            if isinstance(message, Refused):
+                self.forget(call)
+            call.deliver(message)
+
+    def _all_calls(self) -> list[RemoteCall]:
+        return [call for followers in list(self._calls.values()) for call in followers]
 
     def _reconnect(self, reason: str) -> tuple[Connection, list[bytes]] | None:
         """Tries to connect again and takes up all open calls; None when that has failed for good."""
@@ -326,7 +335,7 @@ class Client:
             time.sleep(delay)
             delay = min(delay * 1.6, 2.0)
         with self._lock:
-            calls = list(self._calls.values())
+            calls = self._all_calls()
             self._calls.clear()
             self._outbox.clear()
             self._reader = None
@@ -338,7 +347,7 @@ class Client:
         """Says on a new connection what the gateway needs to go on with every open call. `_lock` is held."""
         self._connection = connection
         self._defined.clear()
-        for call in list(self._calls.values()):
+        for call in self._all_calls():
             for message in call.resume():
                 define = call.define
                 if define is not None and define.function_id not in self._defined:

@@ -50,13 +50,19 @@ class Connection:
         with self._send_lock:
             if self._closed:
                 raise ConnectionLost("closed")
-            with self._protocol_lock:
-                try:
+            try:
+                with self._protocol_lock:
                     self._protocol.send_binary(data)
-                except Exception as error:
+                    out = self._protocol.data_to_send()
+                self._write(out)
+            except ConnectionLost:
+                raise
+            except BaseException as error:
+                # An interrupt may have left half a frame on the wire; a new connection starts cleanly.
+                self._drop()
+                if isinstance(error, Exception):
                     raise ConnectionLost(self._reason() or str(error)) from error
-                out = self._protocol.data_to_send()
-            self._write(out)
+                raise
 
     def receive(self) -> list[bytes]:
         """Waits for messages; for the reader thread. An empty list means that something else came, or nothing

@@ -13,7 +13,7 @@ _output_depth = 0
 
 def is_local() -> bool:
     """False inside a container, True everywhere else."""
-    return not os.environ.get("SKYLIFT_CONTAINER_ID")
+    return not os.environ.get("SKYLIFT_SOCKET")
 
 
 def current_input_id() -> str | None:

@@ -63,7 +63,8 @@ class FunctionCode:
         return data
 
     def _pickle(self) -> bytes:
-        if not self._by_value and (reference := self._reference()) is not None:
+        reference = self.reference()
+        if reference is not None:
             return pickle.dumps(reference, PROTOCOL)
         try:
             data = _dill(self.raw) if self._serializer == "dill" else dumps(self.raw)
@@ -76,7 +77,10 @@ class FunctionCode:
             self._warn(len(data))
         return data
 
-    def _reference(self) -> ByReference | None:
+    def reference(self) -> ByReference | None:
+        """The function's name, if that is how it travels."""
+        if self._by_value:
+            return None
         module_name, qualname = self.raw.__module__, self.raw.__qualname__
         module = sys.modules.get(module_name or "")
         if module is None or module_name == "__main__" or getattr(module, "__file__", None) is None:
@@ -92,7 +96,7 @@ class FunctionCode:
         """What to look at to know that the pickle is still right; None if looking is not enough."""
         if not isinstance(self.raw, types.FunctionType):
             return None
-        if not self._by_value and self._reference() is not None:
+        if self.reference() is not None:
             return ()
         checks: list[Callable[[], bool]] = []
         functions: dict[int, types.FunctionType] = {id(self.raw): self.raw}

@@ -43,7 +43,7 @@ def skylift_home() -> Path:
 def find_gateway(*, start: bool = True, progress: Callable[[str], None] | None = None) -> Gateway:
     """The gateway to use: ``$SKYLIFT_GATEWAY_URL``, else the local one, started if need be.
 
-    `progress` is told, in a few words, what takes long. Raises `AuthError` when there is no token and
+    `progress` is told, in one line, what takes long. Raises `AuthError` when there is no token and
     `exceptions.ConnectionError` when the gateway does not start, or does not run and `start` is False.
     """
     home = skylift_home()
@@ -104,7 +104,7 @@ def _start(home: Path, progress: Callable[[str], None]) -> Gateway:
         running = running_gateway(home)
         if running is not None:
             return running
-        progress("starting the gateway")
+        progress("skylift: starting the gateway …")
         process = subprocess.Popen(
             [sys.executable, "-m", "skylift.kernel_gateway", "--home", str(home)],
             stdin=subprocess.DEVNULL,

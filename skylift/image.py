@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from skylift.environment import Environment
@@ -108,6 +109,12 @@ class Image(metaclass=_ImageType):
 
     def __repr__(self) -> str:
         return "Image.from_environment()"
+
+
+@lru_cache(maxsize=1)
+def default_image() -> Image:
+    """What functions and sessions run in that name no image."""
+    return Image.from_environment()
 
 
 def _refuse(name: str) -> NoReturn:

@@ -18,6 +18,7 @@ from skylift.calls import CallMessage, Nudge, RemoteCall, unexpected_end
 from skylift.map_inputs import MapInputs, Stopped
 from skylift.outputs import Output
 from skylift.remote_errors import rebuild
+from skylift.results import event_data
 from skylift.serialization import loads
 from skylift.waiting import Mailbox, Waiter
 from skylift.wire import INLINE_LIMIT, Event, Payload
@@ -142,7 +143,7 @@ class _Outputs:
         """
         index = event.meta.get("index")
         if index is None or (event.kind == "error" and not self._options.return_exceptions):
-            raise rebuild(event.meta, event_data(event, call))
+            raise rebuild(event.meta, event_data(event, call.client))
         # What ran twice because a container was lost may have two results.
         if index < self._next or index in self._seen:
             return
@@ -161,15 +162,10 @@ class _Outputs:
                 yield self._value(ready, call)
 
     def _value(self, event: Event, call: RemoteCall) -> Any:
-        data = event_data(event, call)
+        data = event_data(event, call.client)
         if event.kind == "error":
             return rebuild(event.meta, data)
         return loads(data, f"a result of {self._options.name}.map()")
-
-
-def event_data(event: Event, call: RemoteCall) -> bytes:
-    """The event's data, fetched from the store where it is there."""
-    return call.client.http.get_blob(event.blob) if event.blob else event.data
 
 
 class _Feeder:

@@ -23,7 +23,7 @@ class Output:
         self._enabled = output_enabled()
         self._began = time.monotonic()
         self._working = False
-        self._line: _Line | None = None
+        self._line: Line | None = None
 
     @property
     def poll(self) -> float | None:
@@ -56,7 +56,7 @@ class Output:
             self.began(status)
             return
         if self._line is None:
-            self._line = _new_line()
+            self._line = new_line()
         detail = (status.detail if status is not None else "") or "queued"
         self._line.show(f"{self._what}: {detail} · {time.monotonic() - self._began:.0f} s")
 
@@ -70,18 +70,26 @@ class Output:
             self._line = None
 
 
-class _Line:
-    """One line that is written over."""
+class Line:
+    """One line that is written over. This one, for where nobody looks, shows nothing."""
+
+    shown = False
 
     def show(self, text: str) -> None:
-        raise NotImplementedError
+        """Writes the line, over what it said before."""
 
     def finish(self, text: str) -> None:
-        raise NotImplementedError
+        """The line says no more; where it stays, it ends as `text`."""
+
+    def finish_if_shown(self, text: str) -> None:
+        """As `finish`, if anything was shown."""
+        if self.shown:
+            self.finish(text)
 
 
-class _TerminalLine(_Line):
+class _TerminalLine(Line):
     def show(self, text: str) -> None:
+        self.shown = True
         sys.stderr.write(f"\r\x1b[K{text[:200]}")
         sys.stderr.flush()
 
@@ -90,7 +98,7 @@ class _TerminalLine(_Line):
         sys.stderr.flush()
 
 
-class _NotebookLine(_Line):
+class _NotebookLine(Line):
     """A display that is updated in place; it ends as a line worth keeping, because it cannot be taken away."""
 
     def __init__(self) -> None:
@@ -99,6 +107,7 @@ class _NotebookLine(_Line):
     def show(self, text: str) -> None:
         from IPython.display import display
 
+        self.shown = True
         bundle = {"text/plain": text}
         if self._handle is None:
             self._handle = display(bundle, raw=True, display_id=True)  # type: ignore[no-untyped-call]
@@ -109,25 +118,12 @@ class _NotebookLine(_Line):
         self.show(text)
 
 
-class _SilentLine(_Line):
-    def show(self, text: str) -> None:
-        pass
-
-    def finish(self, text: str) -> None:
-        pass
-
-
-def progress_line() -> tuple[_Line, Any]:
-    """A line for what takes long before there is a call, and the function that writes on it."""
-    line = _new_line()
-    return line, lambda text: line.show(f"skylift: {text} …")
-
-
-def _new_line() -> _Line:
+def new_line() -> Line:
+    """A line where this process shows things to people: the cell's output, or the terminal."""
     shell = ipython()
     if shell is not None and getattr(shell, "kernel", None) is not None:
         return _NotebookLine()
-    return _TerminalLine() if sys.stderr.isatty() else _SilentLine()
+    return _TerminalLine() if sys.stderr.isatty() else Line()
 
 
 def _describe(container: ContainerInfo | None) -> str:

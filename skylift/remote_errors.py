@@ -44,7 +44,7 @@ def _decorate(error: BaseException, meta: dict[str, Any], depth: int = 0) -> Bas
     error.__traceback__ = _traceback(meta.get("frames") or [])
     notes = meta.get("notes") or []
     if notes and not getattr(error, "__notes__", None):
-        error.__notes__ = list(notes)  # type: ignore[attr-defined]
+        error.__notes__ = list(notes)
     if depth >= _MAX_CHAIN:
         return error
     for link, described in (("__cause__", meta.get("cause")), ("__context__", meta.get("context"))):

@@ -6,26 +6,40 @@ returns a `CellRun`, an iterator over what the cell does; it can be interrupted,
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import replace
+from typing import Any
 
-if TYPE_CHECKING:
-    from skylift.wire import CallStatus, ContainerInfo, End, Event, FunctionSpec
+import msgspec
+from blake3 import blake3
 
-CellItem: TypeAlias = "Event | CallStatus"
+from skylift.calls import RemoteCall, unexpected_end
+from skylift.cell_envelope import Pickled, envelope, pickled
+from skylift.cell_run import CellItem, CellRun
+from skylift.client import Client
+from skylift.exceptions import InvalidError, SerializationError
+from skylift.image import default_image
+from skylift.options import check_options
+from skylift.remote_errors import rebuild
+from skylift.remote_ref import References, RemoteRef
+from skylift.results import connected_client, event_data
+from skylift.serialization import loads, warn_large
+from skylift.waiting import BLOCKING, run
+from skylift.wire import (
+    WARN_SIZE,
+    ContainerInfo,
+    Define,
+    Event,
+    FunctionSpec,
+    StopSession,
+    Submit,
+    new_id,
+)
 
+__all__ = ["CellItem", "CellRun", "Pickled", "RemoteRef", "Session"]
 
-class Pickled:
-    """A value that is pickled already: for `Session.run_cell` and `Session.put`, in the place of the value.
-
-    The magics pickle by themselves, because a function of the notebook goes with its globals bound to the
-    session's namespace (docs/protocol.md), and what it reads from there goes as names of their own.
-    """
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
+DEFAULT_LIMIT = 1024 * 1024
 
 
 class Session:
@@ -50,18 +64,39 @@ class Session:
         block_network: bool = False,
         app: str = "notebook",
     ) -> None:
-        self.session_id: str = ""
+        given = {
+            "gpu": gpu,
+            "cpu": cpu,
+            "memory": memory,
+            "timeout": timeout,
+            "scaledown_window": idle_timeout,
+            "image": image,
+            "env": env,
+            "block_network": block_network,
+        }
+        # One container is the session: a second one would have none of its variables.
+        self._options = replace(check_options(given), max_containers=1)
+        self._app = app
         self.name = name
+        self._begin()
+
+    def _begin(self) -> None:
+        self.session_id = new_id("se")
+        self._define: Define | None = None
+        self._container: ContainerInfo | None = None
+        self._references = References(self)
+        # What the session is known to hold: the hash of each name's pickle.
+        self._held: dict[str, bytes] = {}
 
     @property
     def spec(self) -> FunctionSpec:
         """What the container is made of (the environment is looked at on first use)."""
-        raise NotImplementedError
+        return self._defined().spec
 
     @property
     def container(self) -> ContainerInfo | None:
         """The container, as last reported while a cell ran."""
-        raise NotImplementedError
+        return self._container
 
     def run_cell(
         self,
@@ -80,111 +115,177 @@ class Session:
     ) -> CellRun:
         """Sends a cell and returns at once.
 
-        `send`: names that the cell reads, with their local values; only those that the session does not
-        already hold as they are now are sent (compared by their pickles' hash), and a `RemoteRef` of this
-        session goes by reference. Where the container turns out to be a new one that lacks them (``missing`` in
-        the protocol), all of `send` goes again; the caller notices nothing.
-        `assigned`: names to bring back. `limit`: bytes up to which a value comes back as itself (default
-        1 MiB). `first_line`: the number of the code's first line in `filename`. `detached`: the cell runs on
-        without this client.
+        `send`: names that the cell reads, with their local values, or `Pickled`; only those that the session
+        does not hold in just this form are sent, and a `RemoteRef` of this session goes by reference. Where
+        the container turns out to be a new one that lacks them, everything goes again; the caller notices
+        nothing. `assigned`: names to bring back. `limit`: bytes up to which a value comes back as itself
+        (default 1 MiB). `first_line`: the number of the code's first line in `filename`. `detached`: the cell
+        runs on without this client.
 
         Raises `SerializationError` naming the variable that cannot travel; nothing has been sent then.
         """
-        raise NotImplementedError
+        values = pickled(send or {})
+        self._check_sendable(values)
+        new, held = self._split(values)
+        header: dict[str, Any] = {
+            "op": "run",
+            "code": code,
+            "filename": filename,
+            "first_line": first_line,
+            "execution_count": execution_count,
+            "assigned": list(assigned),
+            "limit": DEFAULT_LIMIT if limit is None else limit,
+            "drop": self._references.take_gone(),
+            "silent": silent,
+        }
+        submit = {"summary": summary, "cell": cell, "detached": detached, "durable": detached}
+
+        def everything() -> RemoteCall:
+            self._note_sent(values)
+            return self._submit(envelope(header, values), **submit)
+
+        # Nobody would be there to send again what a new container lacks.
+        if detached:
+            call = everything()
+        else:
+            call = self._submit(envelope({**header, "have": held}, new), **submit)
+            self._note_sent(new)
+        for name in assigned:
+            self._held.pop(name, None)
+        return CellRun(self, call, everything if held and not detached else None)
 
     def attach(self, call_id: str, *, from_start: bool = True) -> CellRun:
         """Takes up a cell that runs, or has run, in this or another client; from its start or from now."""
-        raise NotImplementedError
+        client = run(connected_client(BLOCKING))
+        call = RemoteCall(client, call_id, first_seq=0 if from_start else -1, follow_status=True)
+        client.call(call)
+        return CellRun(self, call)
 
     def get(self, ref: RemoteRef) -> Any:
         """The value that a reference stands for. Raises `NotFoundError` when the session has lost it."""
-        raise NotImplementedError
+        event = self._ask({"op": "get", "ref": ref.ref_id}, f"{ref.type_name}.get()")
+        data = event_data(event, Client.current())
+        return loads(data, f"the {ref.type_name} of session {self.name or self.session_id}")
 
     def put(self, values: Mapping[str, Any]) -> None:
         """Binds names in the session without running anything."""
-        raise NotImplementedError
+        travelling = pickled(values)
+        self._check_sendable(travelling)
+        self._finish(self._submit(envelope({"op": "put"}, travelling), summary=f"put {', '.join(values)}"))
+        self._note_sent(travelling)
 
     def names(self) -> dict[str, RemoteRef]:
         """What the session holds, by name."""
-        raise NotImplementedError
+        event = self._ask({"op": "names"}, "names")
+        listed = json.loads(event_data(event, Client.current()))
+        return {entry["name"]: self._references.of(entry) for entry in listed}
 
     def holds(self, values: Mapping[str, Pickled]) -> None:
         """Notes that the session has these names in just this form, so that they need not be sent: for what
         came back from a cell, as it looks when it is pickled here."""
-        raise NotImplementedError
+        self._note_sent(values)
 
     def stop(self) -> None:
-        """Ends the container; its variables are gone. The next cell starts a new one."""
-        raise NotImplementedError
+        """Ends the container; its variables are gone. The next cell starts a new session."""
+        if self._define is not None:
+            client = run(connected_client(BLOCKING))
+            client.send(StopSession(session=self.session_id), again=True)
+        self._begin()
+
+    # --- how it is done --------------------------------------------------------------------------
+
+    def _defined(self) -> Define:
+        if self._define is None:
+            image = (self._options.image or default_image())._spec()
+            spec = self._options.spec(
+                self._app,
+                self.name or "session",
+                image,
+                session=self.session_id,
+                session_name=self.name,
+            )
+            digest = blake3(msgspec.msgpack.encode(spec)).hexdigest()
+            self._define = Define(function_id=f"fu-{digest[:40]}", spec=spec)
+        return self._define
+
+    def _split(self, values: Mapping[str, Pickled | RemoteRef]) -> tuple[dict[str, Any], list[str]]:
+        """What has to be sent, and the names that the session has in this form."""
+        new: dict[str, Any] = {}
+        held: list[str] = []
+        for name, value in values.items():
+            if isinstance(value, Pickled) and self._held.get(name) == _digest(value):
+                held.append(name)
+            else:
+                new[name] = value
+        return new, held
+
+    def _note_sent(self, values: Mapping[str, Pickled | RemoteRef]) -> None:
+        for name, value in values.items():
+            if isinstance(value, Pickled):
+                self._held[name] = _digest(value)
+            else:
+                self._held.pop(name, None)
+
+    def _check_sendable(self, values: Mapping[str, Pickled | RemoteRef]) -> None:
+        for name, value in values.items():
+            if isinstance(value, RemoteRef) and value.session is not self:
+                raise SerializationError(
+                    f"{name!r} lives in session {value.session.name or value.session.session_id}, and this "
+                    f"cell runs in session {self.name or self.session_id}. Bring it here first: "
+                    f"{name} = {name}.get()"
+                )
+            if isinstance(value, Pickled) and len(value.data) > WARN_SIZE:
+                warn_large(f"the variable {name!r}", len(value.data))
+
+    def _submit(
+        self,
+        data: bytes,
+        *,
+        summary: str = "",
+        cell: str = "",
+        detached: bool = False,
+        durable: bool = False,
+    ) -> RemoteCall:
+        client = run(connected_client(BLOCKING))
+        define = self._defined()
+        submit = Submit(
+            call_id=new_id("fc"),
+            function_id=define.function_id,
+            kind="cell",
+            args=client.http.payload(data),
+            summary=summary,
+            cell=cell,
+            detached=detached,
+            durable=durable,
+        )
+        call = RemoteCall(client, submit.call_id, submit=submit, define=define, follow_status=True)
+        client.call(call)
+        return call
+
+    def _ask(self, header: Mapping[str, Any], summary: str) -> Event:
+        if self._define is None:
+            raise InvalidError(f"session {self.name or self.session_id} has not run a cell yet")
+        event = self._finish(self._submit(envelope(header), summary=summary))
+        assert event is not None
+        return event
+
+    def _finish(self, call: RemoteCall) -> Event | None:
+        """Waits for an operation to end. Raises what it raised."""
+        result: Event | None = None
+        try:
+            while (events := run(call.events(BLOCKING))) is not None:
+                for event in events:
+                    if event.kind == "error":
+                        raise rebuild(event.meta, event_data(event, call.client))
+                    if event.kind == "result":
+                        result = event
+        except BaseException:
+            call.abandon("its caller no longer waits for it")
+            raise
+        if call.end is not None and call.end.state != "done":
+            raise unexpected_end(call, "the session")
+        return result
 
 
-class CellRun:
-    """A cell that runs in a session.
-
-    ::
-
-        run = session.run_cell(code, filename="In[3]")
-        while (item := run.next(timeout=0.5)) is not TICK:
-            ...
-
-    or, without ticks, ``for item in run``. Items are `wire.Event` (output, display, clear, value, error) in
-    their order, each exactly once, and `wire.CallStatus` whenever the status changes. Events of kind ``names``
-    are taken in here and not passed on: see `assigned`. A ``KeyboardInterrupt`` raised while waiting leaves
-    the run as it was, so that the caller can `interrupt` and go on iterating.
-    """
-
-    call_id: str
-    end: End | None
-    """How it ended, once iteration has stopped."""
-    status: CallStatus | None
-    """The latest status."""
-    assigned: dict[str, Any]
-    """After the end: the names that the cell assigned, as values or `RemoteRef`."""
-    gone: tuple[str, ...]
-    """After the end: names that were to come back and are unbound in the session."""
-    error: BaseException | None
-    """After the end: what the cell raised, with the remote traceback; None if it did not."""
-
-    def next(self, timeout: float | None = None) -> CellItem | None:
-        """The next item, or None when none came within `timeout` seconds. Raises StopIteration at the end."""
-        raise NotImplementedError
-
-    def __iter__(self) -> CellRun:
-        return self
-
-    def __next__(self) -> CellItem:
-        raise NotImplementedError
-
-    def interrupt(self) -> None:
-        """Raises KeyboardInterrupt in the cell (takes it out of the queue if it has not started)."""
-        raise NotImplementedError
-
-    def cancel(self) -> None:
-        """Ends the cell for good, with `InputCancellation`."""
-        raise NotImplementedError
-
-    def detach(self) -> None:
-        """Stops following; the cell runs on. Take it up again with `Session.attach`."""
-        raise NotImplementedError
-
-
-class RemoteRef:
-    """A value that lives in a session. Works in its next ``%%gpu`` cells without moving.
-
-    When the last reference here to the value is gone the session is told, with its next cell, to let go of it.
-    """
-
-    session: Session
-    ref_id: str
-    type_name: str
-    """As in ``torch.Tensor``."""
-    shape: tuple[int, ...] | None
-    dtype: str | None
-    device: str | None
-    nbytes: int | None
-    why: str
-    """Why it did not come as itself: ``"size"``, ``"generator"`` or ``"unpicklable: …"``."""
-
-    def get(self) -> Any:
-        """The value itself, brought here. Raises `SerializationError` where it cannot travel."""
-        raise NotImplementedError
+def _digest(value: Pickled) -> bytes:
+    return blake3(value.data).digest()

@@ -1,0 +1,278 @@
+"""Apps: functions that belong together, and when they may be called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+from skylift import context
+from skylift.exceptions import InvalidError
+from skylift.function import Function
+from skylift.image import Image, default_image
+from skylift.options import Serializer, check_options, check_timeout_given, refuse_not_built
+from skylift.retries import Retries
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NOT_BUILT = frozenset(
+    {"deploy", "lookup", "stop", "cls", "server", "logs", "stats", "set_tags", "get_tags", "sandboxes"}
+)
+
+
+class _AppType(type):
+    """Makes ``App.lookup`` and the like say that they are not built yet."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name in _NOT_BUILT:
+            _refuse(name)
+        raise AttributeError(f"type object 'App' has no attribute {name!r}")
+
+
+class App(metaclass=_AppType):
+    """A group of functions that run in containers.
+
+    In a notebook the app runs from its first call on, and a cell that is run again replaces its functions. In
+    a script it runs within ``with app.run():``. `image` is for functions that name none of their own; without
+    it they get `Image.from_environment`.
+    """
+
+    _skylift_handle = True
+    _skylift_travels = None
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        image: Image | None = None,
+        secrets: Sequence[Any] = (),
+        volumes: Mapping[Any, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        include_source: bool = True,
+    ) -> None:
+        if name is not None and (not isinstance(name, str) or not name.strip()):
+            raise InvalidError(f'App(name={name!r}): a name is text, such as "training"')
+        if image is not None and not isinstance(image, Image):
+            raise InvalidError(f"App(image={image!r}): a skylift.Image")
+        refuse_not_built(
+            {"secrets": secrets, "volumes": volumes, "tags": tags, "include_source": include_source}
+        )
+        self._name = name
+        self._image = image
+        self._functions: dict[str, Function[..., Any]] = {}
+        self._entrypoints: dict[str, Callable[..., Any]] = {}
+        self._runs_now = 0
+        self._spawned_ids: list[str] = []
+
+    @property
+    def name(self) -> str | None:
+        """The name it was made with."""
+        return self._name
+
+    @property
+    def registered_functions(self) -> dict[str, Function[..., Any]]:
+        """Its functions by name."""
+        return dict(self._functions)
+
+    @property
+    def registered_entrypoints(self) -> dict[str, Callable[..., Any]]:
+        """Its local entrypoints by name."""
+        return dict(self._entrypoints)
+
+    def function(
+        self,
+        forgotten: object = None,
+        /,
+        *,
+        image: Image | None = None,
+        env: Mapping[str, str | None] | None = None,
+        secrets: Sequence[Any] | None = None,
+        gpu: str | Sequence[str] | None = None,
+        cpu: float | tuple[float, float] | None = None,
+        memory: int | tuple[int, int] | None = None,
+        ephemeral_disk: int | None = None,
+        volumes: Mapping[Any, Any] | None = None,
+        schedule: Any = None,
+        timeout: float = 300,
+        startup_timeout: float | None = None,
+        retries: int | Retries | None = None,
+        name: str | None = None,
+        is_generator: bool | None = None,
+        serialized: bool = False,
+        min_containers: int | None = None,
+        max_containers: int | None = None,
+        buffer_containers: int | None = None,
+        scaledown_window: float | None = None,
+        cloud: str | None = None,
+        region: str | Sequence[str] | None = None,
+        zone: str | Sequence[str] | None = None,
+        nonpreemptible: bool = False,
+        enable_memory_snapshot: bool = False,
+        block_network: bool = False,
+        single_use_containers: bool = False,
+        include_source: bool | None = None,
+        experimental_options: Mapping[str, Any] | None = None,
+        max_cost: float | None = None,
+        checkpoint_every: float | None = None,
+        serializer: Serializer = "cloudpickle",
+    ) -> Callable[[Callable[P, R]], Function[P, R]]:
+        """Makes a function one that runs in containers.
+
+        `gpu`: ``"H100"``, ``"H100:8"``, a list in order of preference, ``"any"``. `cpu`: cores, or a pair
+        (reserved, limit). `memory`: MiB, or such a pair. `timeout`: seconds for one call (for one input of a
+        map), at most 24 hours. `startup_timeout`: seconds for a container to become ready.
+        `retries`: how often a call that raised is tried again. `max_containers`: how many may run at once.
+        `scaledown_window`: seconds that an idle container is kept. `serialized`: send the code of a function
+        of an imported module too. `serializer`: what pickles the code.
+
+        Raises `InvalidError`, here and not at the call, for anything wrong; parameters whose feature is not
+        built yet are refused by name.
+        """
+        given = {key: value for key, value in locals().items() if key not in ("self", "forgotten")}
+        if forgotten is not None:
+            raise InvalidError("@app.function needs parentheses: write @app.function()")
+        check_timeout_given(timeout)
+
+        def decorate(raw: Callable[P, R]) -> Function[P, R]:
+            _check_raw(raw)
+            generator = _is_generator(raw) if is_generator is None else is_generator
+            function_name = name or raw.__qualname__.rpartition("<locals>.")[2]
+            if generator and retries is not None:
+                raise InvalidError(f"retries= of {function_name}: a generator cannot be retried")
+            if schedule is not None:
+                _check_schedulable(raw, function_name)
+            made = Function(self, raw, function_name, check_options(given), generator)
+            self._functions[function_name] = made
+            return made
+
+        # Wrong parameters are reported at the decorator's line, also when it is not applied to anything.
+        check_options({**given, "schedule": None})
+        return decorate
+
+    def local_entrypoint(
+        self, forgotten: object = None, /, *, name: str | None = None
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Makes a function the one that ``skylift run file.py`` runs here, with the app running."""
+        if forgotten is not None:
+            raise InvalidError("@app.local_entrypoint needs parentheses: write @app.local_entrypoint()")
+
+        def decorate(raw: Callable[P, R]) -> Callable[P, R]:
+            entry_name = name or raw.__name__
+            if entry_name in self._entrypoints and not context.in_notebook():
+                raise InvalidError(f"the app has a local entrypoint {entry_name!r} already")
+            self._entrypoints[entry_name] = raw
+            return raw
+
+        return decorate
+
+    def run(self, *, detach: bool = False) -> _Running:
+        """While it is open (``with``, ``async with``) the app's functions can be called.
+
+        When it closes, calls that were spawned in it and still run are cancelled, unless `detach` lets them
+        go on. In a notebook it is not needed.
+        """
+        return _Running(self, detach)
+
+    def include(self, other: App, /) -> App:
+        """Adds another app's functions to this one; they run when this one runs."""
+        for function_name, function in other._functions.items():
+            if self._functions.get(function_name, function) is not function:
+                raise InvalidError(f"both apps have a function {function_name!r}")
+            self._functions[function_name] = function
+            function._app = self
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _NOT_BUILT:
+            _refuse(name)
+        raise AttributeError(f"'App' object has no attribute {name!r}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._name, self._image)
+
+    def __repr__(self) -> str:
+        return f"<skylift.App {self._name or '(unnamed)'}: {', '.join(self._functions) or 'no functions'}>"
+
+    # --- for Function ----------------------------------------------------------------------------
+
+    def _default_image(self) -> Image:
+        return self._image or default_image()
+
+    def _runs(self) -> bool:
+        return self._runs_now > 0 or context.in_notebook() or not context.is_local()
+
+    def _spawned(self, call_id: str) -> None:
+        if self._runs_now:
+            self._spawned_ids.append(call_id)
+
+    def _start(self) -> None:
+        self._runs_now += 1
+
+    def _finish(self, detach: bool) -> None:
+        self._runs_now -= 1
+        if self._runs_now or detach:
+            return
+        from skylift.client import Client
+
+        spawned, self._spawned_ids = self._spawned_ids, []
+        if spawned:
+            Client.current().cancel_all(spawned, "its app.run() has ended")
+
+
+class _Running:
+    """The context manager of `App.run`, in both kinds."""
+
+    def __init__(self, app: App, detach: bool) -> None:
+        self._app = app
+        self._detach = detach
+
+    def __enter__(self) -> App:
+        self._app._start()
+        return self._app
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._app._finish(self._detach)
+
+    async def __aenter__(self) -> App:
+        return self.__enter__()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.__exit__()
+
+
+def _check_raw(raw: Any) -> None:
+    if isinstance(raw, Function):
+        raise InvalidError(f"{raw.__name__} is decorated with @app.function() already")
+    if isinstance(raw, type):
+        raise InvalidError(
+            f"@app.function() is for functions, and {raw.__name__} is a class; @app.cls is not built yet"
+        )
+    if isinstance(raw, (staticmethod, classmethod)) or not callable(raw) or not hasattr(raw, "__qualname__"):
+        raise InvalidError(f"@app.function() is for functions, not for a {type(raw).__name__}")
+
+
+def _is_generator(raw: Callable[..., Any]) -> bool:
+    return inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw)
+
+
+def _check_schedulable(raw: Callable[..., Any], name: str) -> None:
+    required = [
+        parameter.name
+        for parameter in inspect.signature(raw).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if required:
+        raise InvalidError(
+            f"schedule= of {name}: a scheduled function is called without arguments, and this one requires "
+            f"{', '.join(required)}"
+        )
+
+
+def _refuse(name: str) -> NoReturn:
+    raise InvalidError(f"App.{name} is not built yet")
+
+
+def _restore(name: str | None, image: Image | None) -> App:
+    return App(name, image=image)

@@ -1,0 +1,48 @@
+"""What the gateway has to know of a function before its calls: code and container, and their common hash."""
+
+from __future__ import annotations
+
+import msgspec
+from blake3 import blake3
+
+from skylift.client import Client
+from skylift.function_code import FunctionCode
+from skylift.image import Image
+from skylift.options import FunctionOptions
+from skylift.waiting import Waiter
+from skylift.wire import INLINE_LIMIT, Define, ImageSpec
+
+
+class Definition:
+    """Makes a function's `Define`, and makes it anew only when code or environment have changed."""
+
+    def __init__(
+        self, app: str, name: str, options: FunctionOptions, code: FunctionCode, is_generator: bool
+    ) -> None:
+        self._app = app
+        self._name = name
+        self._options = options
+        self._code = code
+        self._is_generator = is_generator
+        self._kept: tuple[bytes, ImageSpec, str, Define] | None = None
+
+    async def current(self, waiter: Waiter, client: Client, image: Image, moment: object) -> Define:
+        """The definition of the function as it is now.
+
+        Raises `SerializationError` naming a captured variable that cannot travel.
+        """
+        image_spec = image._spec(moment)
+        code = self._code.pickled()
+        kept = self._kept
+        if kept is not None and kept[0] is code and kept[1] is image_spec and kept[2] == client.gateway_id:
+            return kept[3]
+        spec = self._options.spec(self._app, self._name, image_spec, is_generator=self._is_generator)
+        digest = blake3(code)
+        digest.update(msgspec.msgpack.encode(spec))
+        if len(code) > INLINE_LIMIT:
+            payload = await waiter.call(client.http.payload, code)
+        else:
+            payload = client.http.payload(code)
+        define = Define(function_id=f"fu-{digest.hexdigest()[:40]}", spec=spec, code=payload)
+        self._kept = (code, image_spec, client.gateway_id, define)
+        return define
