@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import re
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 from blake3 import blake3
-from skylift.kernel_gateway.handler import Handler, RequestError
-from skylift.lazyfs.store import BlobMissingError, Store, StoreFullError
 from tornado.iostream import StreamClosedError
 
+from skylift.kernel_gateway.handler import Handler, RequestError
+from skylift.lazyfs.store import BlobMissingError, Store, StoreFullError
 from skylift.wire import MAX_BLOB
 
 UPLOADS = 8
@@ -20,6 +21,8 @@ UPLOADS = 8
 
 STALL_SECONDS = 60.0
 """An upload of which nothing comes for so long is dropped."""
+
+log = logging.getLogger(__name__)
 
 _PIECE = 1024 * 1024
 _PIECES_AHEAD = 4
@@ -55,26 +58,22 @@ class Upload:
         self._pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._room = asyncio.Semaphore(_PIECES_AHEAD)
         self._loop = asyncio.get_running_loop()
-        self._written: Future[tuple[str, int]] = threads.writers.submit(
-            threads.store.put_stream, self._chunks()
-        )
-        # Whoever waits for room must see that the thread has ended.
-        self._written.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._room.release))
+        self.written = asyncio.wrap_future(threads.writers.submit(threads.store.put_stream, self._chunks()))
+        """The end: the blob is in the store, or `WrongHashError`, TimeoutError, or what the store raised."""
+        # Whoever waits for room goes on when the thread has failed.
+        self.written.add_done_callback(lambda _: self._room.release())
 
     async def write(self, data: bytes) -> None:
-        """Add bytes; waits while the disk is behind. Raises what the store does."""
+        """Add bytes; waits while the disk is behind. When it has failed they are dropped."""
         self._piece += data
         if len(self._piece) >= _PIECE:
             await self._hand_over()
 
     async def finish(self) -> None:
-        """All bytes have been added: wait until the blob is in the store.
-
-        Raises `WrongHashError`, and what the store does.
-        """
+        """All bytes have been added: wait until `written` is done, well or not."""
         await self._hand_over()
         self._pieces.put(None)
-        await asyncio.wrap_future(self._written)
+        await asyncio.wait([self.written])
 
     def abandon(self) -> None:
         """Keep nothing of it. Harmless after `finish`."""
@@ -82,10 +81,9 @@ class Upload:
         self._pieces.put(None)
 
     async def _hand_over(self) -> None:
-        await self._room.acquire()
-        if self._written.done():
-            self._written.result()
-        self._pieces.put(bytes(self._piece))
+        if not self.written.done():
+            await self._room.acquire()
+            self._pieces.put(bytes(self._piece))
         self._piece.clear()
 
     def _chunks(self) -> Iterator[bytes]:
@@ -115,28 +113,33 @@ class BlobHandler(Handler):
             await self.gateway.blobs.upload_turn.acquire()
             self._holds_turn = True
             self._upload = Upload(self.gateway.blobs, self.path_args[0])
+            self._upload.written.add_done_callback(self._written)
 
     async def take(self, chunk: bytes) -> None:
         """See `Handler.take`."""
-        assert self._upload is not None
-        try:
+        if self._upload is not None:
             await self._upload.write(chunk)
-        except (StoreFullError, TimeoutError) as error:
-            self.refuse(_refusal(error))
 
     async def put(self, blob: str) -> None:
         """The body becomes a blob: 201, or 400 when its hash is another, 507 when the disk is full."""
-        if self._upload is None:
-            raise RequestError(400, f"The body of blob {blob} is missing.")
-        try:
-            await self._upload.finish()
-        except WrongHashError:
-            raise RequestError(
-                400, f"The body has another BLAKE3 than {blob}; it was not kept. Send it again."
-            ) from None
-        except (StoreFullError, TimeoutError) as error:
-            raise _refusal(error) from error
-        self.set_status(201)
+        assert self._upload is not None
+        await self._upload.finish()
+        if not self._finished:
+            self.set_status(201)
+
+    def _written(self, written: asyncio.Future[tuple[str, int]]) -> None:
+        error = written.exception()
+        if isinstance(error, WrongHashError):
+            blob = self.path_args[0]
+            message = f"The body has another BLAKE3 than {blob}; it was not kept. Send it again."
+            self.refuse(RequestError(400, message))
+        elif isinstance(error, StoreFullError):
+            self.refuse(RequestError(507, str(error)))
+        elif isinstance(error, TimeoutError):
+            self.refuse(RequestError(408, f"The upload was given up: {error}. Send it again."), at_once=True)
+        elif error is not None:
+            log.error("An upload failed.", exc_info=error)
+            self.refuse(RequestError(500, f"The store cannot keep the blob: {error}."))
 
     def head(self, blob: str) -> None:
         """200 with its size, or 404."""
@@ -203,12 +206,9 @@ class BlobHandler(Handler):
         else:
             begin, end = int(first), min(int(last), size - 1) if last else size - 1
         if begin > end:
-            self.set_header("Content-Range", f"bytes */{size}")
-            raise RequestError(416, f"This blob has {size} bytes: there is no range {wanted[0]}.")
+            raise RequestError(
+                416,
+                f"This blob has {size:,} bytes: there is no range {wanted[0]}.",
+                Content_Range=f"bytes */{size}",
+            )
         return begin, end
-
-
-def _refusal(error: StoreFullError | TimeoutError) -> RequestError:
-    if isinstance(error, StoreFullError):
-        return RequestError(507, str(error))
-    return RequestError(408, f"The upload was given up: {error}. Send it again.")

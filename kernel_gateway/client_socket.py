@@ -27,11 +27,11 @@ import logging
 from typing import cast
 
 import msgspec
-from skylift.backend.control import ControlPlane
-from skylift.kernel_gateway.outbox import Outbox
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
+from skylift.backend.control import ControlPlane
+from skylift.kernel_gateway.outbox import Outbox
 from skylift.wire import (
     MAX_FRAME,
     PROTOCOL,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from skylift.kernel_gateway.auth import SUBPROTOCOL
-from skylift.kernel_gateway.client_socket import ClientConnection
-from skylift.kernel_gateway.handler import Handler, RequestError
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
+
+from skylift.kernel_gateway.auth import SUBPROTOCOL
+from skylift.kernel_gateway.client_socket import ClientConnection
+from skylift.kernel_gateway.handler import Handler, RequestError
 
 
 class ClientUpgrade(Handler):
@@ -18,12 +19,8 @@ class ClientUpgrade(Handler):
 
     body_limit = 0
 
-    async def prepare(self) -> None:
-        """Called by Tornado. The handshake happens here, as what follows on the connection is no body that
-        Tornado should read."""
-        await super().prepare()
-        if self.request.method != "GET" or self._refusal is not None:
-            return
+    async def get(self) -> None:
+        """Called by Tornado when token and origin are right."""
         clients = self.gateway.clients
         if clients.full():
             raise RequestError(
@@ -32,6 +29,7 @@ class ClientUpgrade(Handler):
                 "raise max_connections in [gateway] of config.toml.",
             )
         self._shake_hands()
+        # Nothing is awaited before the stream is ours, so Tornado reads nothing of what follows.
         stream = self.detach()
         # Tornado's stream wants to close the socket that it owns; the connection goes on with a copy.
         socket = stream.socket.dup()
@@ -43,7 +41,8 @@ class ClientUpgrade(Handler):
 
     def _shake_hands(self) -> None:
         offered = Headers(self.request.headers.get_all())
-        protocol = ServerProtocol(subprotocols=[Subprotocol(SUBPROTOCOL)])
+        ours = [Subprotocol(SUBPROTOCOL)] if "Sec-WebSocket-Protocol" in offered else None
+        protocol = ServerProtocol(subprotocols=ours)
         response = protocol.accept(Request(self.request.uri or "", offered))
         if response.status_code != 101:
             raise RequestError(
@@ -54,7 +53,3 @@ class ClientUpgrade(Handler):
         for name, value in response.headers.raw_items():
             self.set_header(name, value)
         self.finish()
-
-    def get(self) -> None:
-        """Never reached by a handshake that was good."""
-        raise RequestError(400, f"{self.request.path} is a WebSocket.")

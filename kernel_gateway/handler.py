@@ -7,11 +7,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
-from skylift.kernel_gateway.auth import bearer_token, origin_allowed
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
+from skylift.kernel_gateway.auth import bearer_token, origin_allowed
 from skylift.wire import Problem
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ BODY_LIMIT = 64 * 1024
 
 DRAIN_LIMIT = 64 * 1024 * 1024
 """Bytes of a refused body that are still read (and dropped), so that the client gets to read the answer."""
+
+BODY_SECONDS = 60.0
+"""That a small body may take to arrive."""
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +54,9 @@ _HEADERS = {
 class RequestError(HTTPError):
     """An answer other than success: its status and the `Problem` that is its body."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, **headers: str) -> None:
         super().__init__(status)
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
         self.problem = Problem(error=_ERRORS.get(status, "InternalFailure"), message=message)
 
 
@@ -85,12 +89,13 @@ class Handler(RequestHandler):
     async def prepare(self) -> None:
         """Called by Tornado before the body is read.
 
-        What the checks refuse is answered when the body has been read and dropped: else the client would see a
-        broken connection instead of the answer.
+        What the checks refuse is answered when the body has been read and dropped: else the client would see
+        a broken connection instead of the answer.
         """
         self._refusal: RequestError | None = None
         self._received = bytearray()
-        self._announced = int(self.request.headers.get("Content-Length", "0"))
+        length = self.request.headers.get("Content-Length", "")
+        self._announced = int(length) if length.isdecimal() else 0
         self._count = 0
         try:
             self._check_origin()
@@ -104,11 +109,11 @@ class Handler(RequestHandler):
             if not 0 < self._announced <= DRAIN_LIMIT or "Expect" in self.request.headers:
                 raise
             self._refusal = refusal
-        self._let_in(max(self._announced, self.body_limit + 1))
-
-    def _let_in(self, size: int) -> None:
-        # Not part of Tornado's abstract connection, but what its `set_max_body_size` recipe uses.
-        cast("HTTP1Connection", self.request.connection).set_max_body_size(size)
+        connection = cast("HTTP1Connection", self.request.connection)
+        # A body that comes in chunks, unannounced, is to be refused by us, with a reason, and not by Tornado.
+        connection.set_max_body_size(max(self._announced, self.body_limit + DRAIN_LIMIT))
+        if self._refusal is not None or self.body_limit <= BODY_LIMIT:
+            connection.set_body_timeout(BODY_SECONDS)
 
     def _check_origin(self) -> None:
         if not origin_allowed(self.request.headers, self.gateway.origins):
@@ -129,6 +134,7 @@ class Handler(RequestHandler):
                 f"The gateway {wrong}. Send `Authorization: Bearer <token>`; the token is in "
                 f"{self.gateway.home.token} on the gateway's machine. The SDK reads it there, or from "
                 "$SKYLIFT_TOKEN.",
+                WWW_Authenticate='Bearer realm="skylift"',
             )
         self.user = user
 
@@ -138,7 +144,7 @@ class Handler(RequestHandler):
         )
 
     async def data_received(self, chunk: bytes) -> None:
-        """Called by Tornado with each piece of the body. An exception here would just close the connection."""
+        """Called by Tornado with each piece of the body. An exception here would close the connection."""
         self._count += len(chunk)
         if self._refusal is None and self._count > self.body_limit:
             self.refuse(self._too_large())
@@ -151,11 +157,11 @@ class Handler(RequestHandler):
         """Called with each piece of a body that is let in."""
         self._received += chunk
 
-    def refuse(self, refusal: RequestError) -> None:
+    def refuse(self, refusal: RequestError, at_once: bool = False) -> None:
         """Answer with `refusal` while the body comes in: after the rest of it, unless that is a lot."""
         if self._finished:
             return
-        if self._count < self._announced <= self._count + DRAIN_LIMIT:
+        if self._count < self._announced <= self._count + DRAIN_LIMIT and not at_once:
             self._refusal = refusal
         else:
             self.send_error(refusal.status_code, exc_info=(RequestError, refusal, None))
@@ -187,6 +193,8 @@ class Handler(RequestHandler):
         error = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(error, RequestError):
             problem = error.problem
+            for name, value in error.headers.items():
+                self.set_header(name, value)
         elif status_code == 405:
             problem = Problem(
                 error="InvalidError", message=f"{self.request.path} has no {self.request.method}."
@@ -199,8 +207,6 @@ class Handler(RequestHandler):
                 message=f"The gateway failed on {self.request.method} {self.request.path}; "
                 f"{self.gateway.home.log} says more.",
             )
-        if status_code == 401:
-            self.set_header("WWW-Authenticate", 'Bearer realm="skylift"')
         self.reply(problem, status_code)
 
     def log_exception(

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import cast
 
 import msgspec
+
 from skylift.backend.control import ControlPlane
 from skylift.kernel_gateway.outbox import Outbox
-
 from skylift.wire import FrameBuffer, HostCommand, HostHello, HostMessage, decode_host_message, frame
 
 SOCKET_NAME = "gateway.sock"
@@ -58,11 +58,6 @@ class HostServer:
         self._server = await asyncio.get_running_loop().create_unix_server(
             lambda: HostLink(self), sock=listener
         )
-
-    def hold_back(self, held: bool) -> None:
-        """Read nothing from hosts while `held`: the log cannot be written as fast as they produce."""
-        for link in self.links:
-            link.hold_back(held)
 
     async def close(self) -> None:
         """Stop listening and close the links. Hosts run on and dial again."""
@@ -159,13 +154,6 @@ class HostLink(asyncio.Protocol):
             self._closing = True
             log.warning("A host has not read %d bytes; its link is closed.", BACKLOG_LIMIT)
             self._transport.abort()
-
-    def hold_back(self, held: bool) -> None:
-        """Read nothing while `held`."""
-        if held:
-            self._transport.pause_reading()
-        else:
-            self._transport.resume_reading()
 
     def _greet(self, message: HostMessage) -> None:
         if not isinstance(message, HostHello):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal, TypeVar
 
 import msgspec
+
 from skylift.backend.views import CallFilter, SpendBy
 from skylift.kernel_gateway.handler import Handler, RequestError
 from skylift.kernel_gateway.home import VERSION
-from tornado.web import HTTPError
-
 from skylift.wire import FINAL_STATES, CancelMode
 
 Q = TypeVar("Q", bound=msgspec.Struct)
@@ -202,11 +201,11 @@ class SpendHandler(RestHandler):
 class UnknownHandler(Handler):
     """Every other path."""
 
-    async def prepare(self) -> None:
-        """404, for whom it may concern: a wrong token gets 401 here too."""
-        await super().prepare()
-        if self._refusal is None:
-            raise HTTPError(404)
+    def get(self) -> None:
+        """404, but only for whom it may concern: a wrong token gets 401 here too."""
+        raise RequestError(404, f"There is no {self.request.path} here.")
+
+    head = post = put = delete = patch = get
 
 
 def _between(value: int, low: int, high: int, name: str) -> int:

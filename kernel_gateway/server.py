@@ -6,6 +6,9 @@ import errno
 import logging
 import socket
 
+from tornado.httpserver import HTTPServer
+from tornado.web import Application, RequestHandler
+
 from skylift.backend.control import ControlPlane
 from skylift.backend.settings import GatewaySettings
 from skylift.kernel_gateway import rest
@@ -17,8 +20,6 @@ from skylift.kernel_gateway.handler import BODY_LIMIT, Handler
 from skylift.kernel_gateway.home import GatewayHome
 from skylift.kernel_gateway.outbox import Outbox
 from skylift.lazyfs.store import Store
-from tornado.httpserver import HTTPServer
-from tornado.web import Application, RequestHandler
 
 ROUTES: list[tuple[str, type[Handler]]] = [
     (r"/v1/connect", ClientUpgrade),

@@ -1,0 +1,64 @@
+"""The gateway, put together of its parts; started and stopped in the one order that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from skylift.backend.control import ControlPlane
+from skylift.backend.database import Database
+from skylift.backend.engines.local import LocalEngine
+from skylift.backend.settings import Settings
+from skylift.kernel_gateway.home import GatewayHome
+from skylift.kernel_gateway.host_socket import HostServer
+from skylift.kernel_gateway.outbox import Outbox
+from skylift.kernel_gateway.server import GatewayApplication, GatewayServer
+from skylift.lazyfs.store import LocalStore
+
+STORE_FOLDER = "store"
+DATABASE_FILE = "skylift.db"
+
+log = logging.getLogger(__name__)
+
+
+class Gateway:
+    """One gateway on one machine's folder, which the caller has locked."""
+
+    def __init__(self, home: GatewayHome, settings: Settings) -> None:
+        """Call it on the event loop. Raises OSError where the store's folder cannot be made."""
+        self._home = home
+        self._settings = settings
+        outbox = Outbox(asyncio.get_running_loop())
+        store = LocalStore(home.folder / STORE_FOLDER)
+        self._database = Database(home.folder / DATABASE_FILE, backlog_limit=settings.gateway.log_backlog)
+        self.control = ControlPlane(settings, self._database, store, [LocalEngine(settings)])
+        self._hosts = HostServer(home.folder, self.control, outbox)
+        self._application = GatewayApplication(self.control, store, settings.gateway, home, outbox)
+        self._server = GatewayServer(self._application)
+
+    async def start(self, host: str, port: int) -> str:
+        """Take up what an earlier gateway left, listen, and announce it; returns the URL.
+
+        Raises `DatabaseError`, `ListenError` and OSError; nothing is left running then.
+        """
+        await self.control.start()
+        try:
+            await self._hosts.listen()
+            url = self._server.listen(host, port, self._home.last_port())
+        except BaseException:
+            await self.stop(end_hosts=False)
+            raise
+        self._home.remember_port(int(url.rpartition(":")[2]))
+        self._home.announce(url, self.control.gateway_id)
+        log.info("Gateway %s listens on %s.", self.control.gateway_id, url)
+        return url
+
+    async def stop(self, end_hosts: bool) -> None:
+        """Let clients and hosts go, and write what is still to be written. With `end_hosts` hosts and their
+        containers end; without, they go on, and the next gateway takes them up."""
+        self._home.withdraw()
+        self._server.stop_listening()
+        self._application.clients.close_all("the gateway stops")
+        await self.control.stop(end_hosts)
+        await self._hosts.close()
+        await self._server.close()
