@@ -57,6 +57,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """Where this machine puts a container."""
 
     maps: IdMaps
+    root: Path
+    """Where its root is mounted."""
     user_namespace: str = ""
     """Path of one to join; "" makes new ones (user and network)."""
     network_namespace: str = ""
@@ -96,7 +98,7 @@ def build_config(
     return {
         "ociVersion": OCI_VERSION,
         "hostname": plan.hostname,
-        "root": {"path": "root", "readonly": False},
+        "root": {"path": str(placement.root), "readonly": False},
         "process": {
             "terminal": False,
             "user": {"uid": 0, "gid": 0, "additionalGids": list(edits.groups)},

@@ -14,7 +14,6 @@ import hashlib
 import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import msgspec
@@ -23,7 +22,7 @@ from skylift.runtime.cdi import FOLDERS, CdiError, Edits, Registry
 from skylift.runtime.child_processes import ChildProcess, become_subreaper
 from skylift.runtime.isolation import Bind, ContainerPlan, ContainerProcess, Isolation, StartError
 from skylift.runtime.runc.cgroups import Cgroups
-from skylift.runtime.runc.commands import CommandError, run
+from skylift.runtime.runc.commands import CommandError
 from skylift.runtime.runc.config import Placement, build_config
 from skylift.runtime.runc.container import RuncContainer, close_quietly, remove_tree
 from skylift.runtime.runc.id_map import IdMaps, root_maps, rootless_maps
@@ -31,27 +30,18 @@ from skylift.runtime.runc.leftovers import kill_leftovers
 from skylift.runtime.runc.mounts import (
     give_writable,
     image_binds,
-    make_mount_points,
     system_binds,
     without_covered,
 )
 from skylift.runtime.runc.name_servers import name_servers
 from skylift.runtime.runc.namespaces import Keeper
 from skylift.runtime.runc.networks import Network, start_network
+from skylift.runtime.runc.roots import Roots
 from skylift.runtime.runc.sandboxes import Sandbox, Sandboxes
 from skylift.runtime.runc.skeleton import Skeletons
 from skylift.runtime.settings import MIB, HostSettings
 
 CDI_KIND = "nvidia.com/gpu"
-
-START_SCRIPT = """\
-set -e
-cd "$1"; shift
-mount -t overlay overlay -o "$1" root; shift
-exec "$@"
-"""
-"""Run in a new mount namespace. The overlay's folders are named relative to the container's, so that no
-character of a path can be taken for one of the option's."""
 
 
 class RuncIsolation(Isolation):
@@ -76,8 +66,7 @@ class RuncIsolation(Isolation):
         self._cgroups: Cgroups | None = None
         self._network: Network | None = None
         self._sandboxes: Sandboxes | None = None
-        self._skeleton: Path
-        self._overlay = True
+        self._roots: Roots
         self._ready = False
 
     async def adopt(self) -> None:
@@ -97,8 +86,8 @@ class RuncIsolation(Isolation):
             await remove_tree(self._state, self._prefix)
             self._state.mkdir(parents=True, exist_ok=True)
             self._network = await start_network(self._settings, self._key, self._prefix)
-            self._make_skeleton()
-            self._overlay = await self._overlay_works()
+            self._roots = Roots(self._make_skeleton(), self._maps, self._prefix)
+            await self._roots.choose(self._state / ".scratch")
             if self._network is not None:
                 self._sandboxes = Sandboxes(self._network, self._maps, self._prefix)
                 self._sandboxes.refill()
@@ -123,7 +112,9 @@ class RuncIsolation(Isolation):
                 sandbox = await self._sandboxes.take()
             placement = self._placement(plan, sandbox, memory_limit)
             config = build_config(plan, placement, binds, edits)
-            self._write(folder, plan, config, binds, sandbox.attachment.address if sandbox else "127.0.1.1")
+            address = sandbox.attachment.address if sandbox else "127.0.1.1"
+            self._roots.prepare(folder, plan.hostname, address, binds)
+            (folder / "config.json").write_bytes(msgspec.json.encode(config))
             process, output = await self._run(plan, folder)
         except BaseException as error:
             if sandbox is not None:
@@ -171,13 +162,14 @@ class RuncIsolation(Isolation):
         helpers = shutil.which("newuidmap") is not None and shutil.which("newgidmap") is not None
         return rootless_maps(helpers=helpers)
 
-    def _make_skeleton(self) -> None:
+    def _make_skeleton(self) -> Path:
         servers = self._settings.dns
         if not servers and self._network is not None and self._network.name_server:
             servers = (self._network.name_server,)
         skeletons = Skeletons(self._skeletons_folder, self._maps.owner)
-        self._skeleton = skeletons.current(name_servers(servers).resolv_conf())
-        skeletons.remove_others(self._skeleton)
+        skeleton = skeletons.current(name_servers(servers).resolv_conf())
+        skeletons.remove_others(skeleton)
+        return skeleton
 
     def _binds(self, plan: ContainerPlan) -> tuple[list[Bind], Edits]:
         edits = Edits()
@@ -224,43 +216,13 @@ class RuncIsolation(Isolation):
             )
         return Placement(
             maps=self._maps,
+            root=self._roots.mount_point(plan.folder / "isolation"),
             user_namespace=sandbox.namespaces.path("user") if sandbox else "",
             network_namespace=sandbox.namespaces.path("net") if sandbox else "",
             cgroup=cgroup,
             resources=resources,
             shm_size=memory_limit,
         )
-
-    def _write(
-        self,
-        folder: Path,
-        plan: ContainerPlan,
-        config: dict[str, object],
-        binds: list[Bind],
-        address: str,
-    ) -> None:
-        """What runc and the overlay need, in the container's folder."""
-        for name in ("root", "upper", "work"):
-            (folder / name).mkdir(parents=True)
-        upper = folder / "upper"
-        (folder / "lower").symlink_to(self._skeleton)
-        if not self._overlay:
-            subprocess.run(["cp", "-a", f"{self._skeleton}/.", str(folder / "root")], check=True)
-            upper = folder / "root"
-        elif not self.rootless:
-            os.chown(upper, *self._maps.owner)
-        etc = upper / "etc"
-        etc.mkdir(exist_ok=True)
-        addresses = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
-        addresses.append(f"{address} {plan.hostname}")
-        for name, text in (("hosts", "\n".join(addresses) + "\n"), ("hostname", plan.hostname + "\n")):
-            (etc / name).write_text(text, encoding="utf-8")
-            if not self.rootless:
-                os.chown(etc / name, *self._maps.owner)
-        if not self.rootless:
-            os.chown(etc, *self._maps.owner)
-        make_mount_points(binds, upper, self._skeleton, self._maps.owner)
-        (folder / "config.json").write_bytes(msgspec.json.encode(config))
 
     async def _run(self, plan: ContainerPlan, folder: Path) -> tuple[ChildProcess, tuple[int, int]]:
         out, out_end = os.pipe()
@@ -271,7 +233,7 @@ class RuncIsolation(Isolation):
         starting: asyncio.Task[int] | None = None
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._in_mount_namespace(folder, runc),
+                *self._roots.command(folder, runc),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out_end,
                 stderr=err_end,
@@ -290,25 +252,6 @@ class RuncIsolation(Isolation):
             raise
         finally:
             close_quietly(out_end, err_end)
-
-    def _in_mount_namespace(self, folder: Path, command: list[str]) -> list[str]:
-        script = START_SCRIPT if self._overlay else 'cd "$1"; shift 2; exec "$@"'
-        options = "lowerdir=lower,upperdir=upper,workdir=work" + (",userxattr" if self.rootless else "")
-        return [*self._prefix, "unshare", "--mount", "sh", "-c", script, "sh", str(folder), options, *command]
-
-    async def _overlay_works(self) -> bool:
-        """Whether an overlay can be made where the containers' folders are (not on another overlay, say)."""
-        folder = self._state / ".overlay"
-        for name in ("root", "upper", "work"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / "lower").symlink_to(self._skeleton)
-        try:
-            await run(self._in_mount_namespace(folder, ["test", "-d", "root/etc"]))
-        except CommandError:
-            return False
-        finally:
-            await remove_tree(folder, self._prefix)
-        return True
 
 
 def _said(log: Path, err: int, status: int) -> str:

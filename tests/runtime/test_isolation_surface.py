@@ -1,0 +1,229 @@
+"""What a container can see and do, compared with what it may.
+
+The lists below are the contract: whatever is not in them must not be there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+from skylift.runtime.isolation import Bind
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "runc"))
+
+from workshop import PYTHON, Workshop, environment, in_workshop  # noqa: E402
+
+pytestmark = [pytest.mark.slow]
+
+TOP_LEVEL = {
+    *("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr"),  # the machine's programs, read-only
+    *("dev", "etc", "home", "mnt", "opt", "proc", "root", "run", "srv", "sys", "tmp", "var"),
+}
+DEVICES = {
+    *("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "mqueue"),
+    *("fd", "stdin", "stdout", "stderr", "core"),
+}
+ENVIRONMENT = {
+    *("CUDA_VISIBLE_DEVICES", "HOME", "LANG", "LOGNAME", "NVIDIA_VISIBLE_DEVICES", "PATH", "SHELL", "TMPDIR"),
+    *("USER", "ASKED_FOR", "LC_CTYPE"),
+}
+MOUNTS = {
+    *("/", "/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/usr"),
+    *(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")),
+}
+COVERED_MOUNTS = ("/proc", "/sys")
+"""Below these only covers that hide something or make it read-only."""
+WRITABLE_MOUNTS = {"/", "/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"} | {
+    mount for mount in MOUNTS if mount.startswith("/dev/")
+}
+WRITABLE_FOLDERS = {"/dev", "/dev/mqueue", "/dev/shm"}
+"""Beyond the container's own layer; all three are in its memory."""
+ETC = {
+    *(
+        "alternatives",
+        "ca-certificates.conf",
+        "crypto-policies",
+        "debian_version",
+        "fonts",
+        "group",
+        "host.conf",
+    ),
+    *(
+        "hostname",
+        "hosts",
+        "inputrc",
+        "ld.so.cache",
+        "ld.so.conf",
+        "ld.so.conf.d",
+        "locale.conf",
+        "localtime",
+    ),
+    *("matplotlibrc", "mime.types", "mtab", "nsswitch.conf", "os-release", "passwd", "pki", "protocols"),
+    *("resolv.conf", "services", "ssl", "terminfo", "timezone"),
+}
+OWN_NAMESPACES = {"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"}
+
+DEEDS = {
+    "make a device file": {"EPERM"},
+    "give a file away": {"EPERM"},
+    "become another user": {"EPERM"},
+    "raise its priority": {"EPERM", "EACCES"},
+    "send packets of its own making": {"ENOSYS", "EPERM"},
+    "send raw IP": {"EPERM"},
+    "talk to the hypervisor": {"ENOSYS"},
+    "use the kernel's ciphers": {"ENOSYS"},
+    "set the core pattern": {"EROFS", "EACCES"},
+    "press sysrq": {"EROFS", "EACCES", "ENOENT"},
+    "change the network's settings": {"EROFS", "EACCES"},
+    "change a device's settings": {"EROFS", "EACCES", "ENOENT"},
+    "be spared by the OOM killer": {"EACCES"},
+    "read the kernel's memory": {"empty"},
+    "read the kernel's keys": {"empty"},
+    "write to the system": {"EROFS"},
+    "write to the environment": {"EROFS"},
+}
+
+
+def probe(home: Path, *seen: Path, **plan: Any) -> dict[str, Any]:
+    """What `surface_probe` says from inside; `seen` are paths of the machine that it looks for."""
+    binds = (Bind(HERE / "runc" / "surface_probe.py", "/opt/skylift/probe.py"),)
+
+    async def body(shop: Workshop) -> dict[str, Any]:
+        command = [PYTHON, "-I", "/opt/skylift/probe.py", *map(str, seen)]
+        finished = await shop.run(*command, binds=binds, env={"ASKED_FOR": "yes"}, **plan)
+        assert ("", 0) == (finished.stderr, finished.status.code)
+        found: dict[str, Any] = json.loads(finished.stdout)
+        return found
+
+    return in_workshop(home, body)
+
+
+@pytest.fixture(scope="module")
+def host_secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of the machine that anybody may read."""
+    path = tmp_path_factory.mktemp("machine") / "secret"
+    path.write_text("secret")
+    path.chmod(0o644)
+    return path
+
+
+@pytest.fixture(scope="module")
+def surface(tmp_path_factory: pytest.TempPathFactory, host_secret: Path) -> dict[str, Any]:
+    home = tmp_path_factory.mktemp("surface") / "skylift"
+    home.mkdir(mode=0o700)
+    (home / "token").write_text("token")
+    return probe(home, host_secret, home, home / "token", Path("/etc/shadow"), Path("/root/.ssh"), HERE)
+
+
+def image_targets() -> set[str]:
+    return {mount.path for mount in environment().mounts}
+
+
+def test_it_sees_no_process_but_its_own(surface: dict[str, Any]) -> None:
+    assert [1] == surface["processes"]
+
+
+def test_it_sees_no_file_beyond_its_root(surface: dict[str, Any]) -> None:
+    of_image = {PurePosixPath(target).parts[1] for target in image_targets()}
+    assert set() == set(surface["top"]) - TOP_LEVEL - of_image
+    assert set() == set(surface["etc"]) - ETC
+    assert [] == surface["seen"]
+    assert not surface["shadow"]
+    assert ["nobody", "root"] == surface["users"]
+
+
+def test_its_home_has_nothing_of_the_machines(surface: dict[str, Any]) -> None:
+    of_image = {PurePosixPath(target).parts[2] for target in image_targets() if target.startswith("/root/")}
+    assert of_image == set(surface["home"])
+    assert "/root" == surface["cwd"]
+
+
+def test_it_has_only_harmless_devices(surface: dict[str, Any]) -> None:
+    assert set() == set(surface["dev"]) - DEVICES
+
+
+def test_its_mounts_are_the_allowed_ones(surface: dict[str, Any]) -> None:
+    allowed = MOUNTS | image_targets() | {"/opt/skylift/probe.py"}
+    for mount in surface["mounts"]:
+        at, options = mount["at"], mount["options"]
+        if at not in allowed:
+            assert at.startswith(COVERED_MOUNTS), mount
+            assert "ro" in options or mount["type"] in ("tmpfs", "devtmpfs"), mount
+        elif at not in WRITABLE_MOUNTS:
+            assert "ro" in options, mount
+        if at not in ("/", *WRITABLE_MOUNTS):
+            assert "nosuid" in options or at.startswith(COVERED_MOUNTS), mount
+
+
+def test_it_has_no_capability(surface: dict[str, Any]) -> None:
+    names = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+    assert dict.fromkeys(names, "0" * 16) == surface["capabilities"]
+    assert "1" == surface["no_new_privileges"]
+
+
+def test_its_root_is_nobody_on_the_machine(surface: dict[str, Any]) -> None:
+    assert [0, 0, 0, 0] == surface["ids"][:4]
+    assert surface["ids"][4] in ([], [0])
+    inside, outside, size = map(int, surface["uid_map"][:3])
+    assert (inside, size > 0) == (0, True)
+    if os.geteuid() == 0:
+        assert outside >= 100_000
+
+
+def test_its_namespaces_are_its_own(surface: dict[str, Any]) -> None:
+    expected = OWN_NAMESPACES if os.geteuid() == 0 else OWN_NAMESPACES - {"cgroup"}
+    of_host = {name: os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")}
+    differing = {name for name, value in surface["namespaces"].items() if of_host.get(name) != value}
+    assert set() == expected - differing
+    assert "skylift" == surface["hostname"]
+
+
+def test_it_sees_only_its_own_cgroup(surface: dict[str, Any]) -> None:
+    if os.geteuid() == 0:
+        assert ["/"] == surface["cgroups"]
+
+
+def test_system_calls_that_reach_out_are_refused(surface: dict[str, Any]) -> None:
+    assert "2" == surface["seccomp"]  # a filter
+    assert "ENOSYS" == surface["calls"].pop(
+        "clone3"
+    )  # so that the C library takes clone, which can be filtered
+    assert dict.fromkeys(surface["calls"], REFUSED) == surface["calls"]
+
+
+def test_what_programs_try_when_they_want_out_is_refused(surface: dict[str, Any]) -> None:
+    assert set(DEEDS) == set(surface["deeds"])
+    unexpected = {deed: said for deed, said in surface["deeds"].items() if said not in DEEDS[deed]}
+    assert {} == unexpected
+
+
+def test_it_writes_only_to_its_own_layer(surface: dict[str, Any]) -> None:
+    beyond = {folder for folder, own in surface["writable"].items() if not own}
+    assert set() == beyond - WRITABLE_FOLDERS
+    assert {"/root", "/tmp"} <= set(surface["writable"])
+
+
+def test_its_network_is_its_own(surface: dict[str, Any]) -> None:
+    assert ["eth0", "lo"] == surface["interfaces"] == surface["sys_interfaces"]
+
+
+def test_its_environment_has_nothing_of_the_hosts(surface: dict[str, Any]) -> None:
+    assert set() == set(surface["environment"]) - ENVIRONMENT
+
+
+def test_it_inherits_no_descriptor(surface: dict[str, Any]) -> None:
+    assert {"0": "/dev/null", "1": "pipe", "2": "pipe"} == surface["descriptors"]
+
+
+def test_a_blocked_network_has_a_loopback_alone(tmp_path: Path) -> None:
+    home = tmp_path / "skylift"
+    home.mkdir(mode=0o700)
+    found = probe(home, block_network=True)
+    assert ["lo"] == found["interfaces"] == found["sys_interfaces"]
