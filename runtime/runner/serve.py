@@ -56,6 +56,7 @@ class Runner:
         self._inputs: Inputs | None = None
         self._maps: OrderedDict[str, Window] = OrderedDict()
         self._waiting: dict[str, list[tuple[Header, bytes | memoryview]]] = {}
+        self._pid = os.getpid()
         self._own_main = sys.modules["__main__"]
 
     def run(self) -> NoReturn:
@@ -185,7 +186,12 @@ class Runner:
 
     # --- ends ------------------------------------------------------------------------------------
 
-    def _on_sigterm(self, _number: int, _frame: types.FrameType | None) -> None:
+    def _on_sigterm(self, number: int, _frame: types.FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            # A child that was forked a moment ago: it ends as any process does.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         self.guard.stopping = Request("cancel", "the container is being stopped", None)
         if self._stream is None:
             raise _Stopped

@@ -135,6 +135,8 @@ class FakeHost:
         self.hellos: list[dict[str, Any]] = []
         self.ready: dict[str, Any] | None = None
         self.consume = consume
+        self.cut_after = sys.maxsize
+        """Bytes of a frame after which the connection breaks, once."""
         self.acknowledge = acknowledge
         self._changed = threading.Condition()
         self._count = 0
@@ -202,25 +204,27 @@ class FakeHost:
         os.unlink(self.path)
 
     def accept(self) -> None:
+        """Takes both connections: reads both hellos, answers both, then sends again what the runner lacks."""
         assert self._listener is not None
+        sockets: dict[str, tuple[socket.socket, dict[str, Any]]] = {}
         for _ in range(2):
             sock, _address = self._listener.accept()
             sock.settimeout(TIMEOUT)
-            header, _payload = _read_frame(sock)
+            frame = _read_frame(sock)
+            assert frame is not None
             sock.settimeout(None)
-            self.hellos.append(header)
-            with self._send_lock:
+            self.hellos.append(frame[0])
+            sockets[frame[0]["channel"]] = sock, frame[0]
+        with self._send_lock:
+            self.data, hello = sockets["data"]
+            self.control_socket, _hello = sockets["control"]
+            for sock in (self.data, self.control_socket):
                 sock.sendall(_frame({"t": "hello", "sent": self._sent, "got": self._got}))
-                if header["channel"] == "data":
-                    self.data = sock
-                    for number, frame in self._unacknowledged:
-                        if number > header["got"]:
-                            sock.sendall(frame)
-                    target = self._read_data
-                else:
-                    self.control_socket = sock
-                    target = self._read_control
-            threading.Thread(target=target, args=(sock,), daemon=True).start()
+            for read, sock in ((self._read_data, self.data), (self._read_control, self.control_socket)):
+                threading.Thread(target=read, args=(sock,), daemon=True).start()
+            for number, lacked in self._unacknowledged:
+                if number > hello["got"]:
+                    self.data.sendall(lacked)
 
     def release(self) -> None:
         """Makes the runner let go of both sockets, and waits until it has."""
@@ -230,13 +234,28 @@ class FakeHost:
         self.control({"t": "release"})
         self.wait_for(lambda: self.data is None and self.control_socket is None, what="letting go")
 
+    def hang_up(self) -> None:
+        """Ends both connections without a word; the runner will dial again."""
+        with self._send_lock:
+            for sock in (self.data, self.control_socket):
+                assert sock is not None
+                sock.shutdown(socket.SHUT_RDWR)
+        self.wait_for(
+            lambda: self.data is None and self.control_socket is None, what="the end of the connections"
+        )
+
     def send(self, header: dict[str, Any], payload: bytes = b"") -> None:
         with self._send_lock:
             frame = _frame(header, payload)
             self._sent += 1
             self._unacknowledged.append((self._sent, frame))
             if self.data is not None:
-                self.data.sendall(frame)
+                if len(frame) > self.cut_after:
+                    self.data.sendall(frame[: self.cut_after])
+                    self.cut_after = sys.maxsize
+                    self.hang_up()
+                else:
+                    self.data.sendall(frame)
 
     def control(self, message: dict[str, Any]) -> None:
         with self._send_lock:

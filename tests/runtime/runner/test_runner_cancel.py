@@ -152,12 +152,11 @@ def test_except_exception_does_not_swallow_it(host: FakeHost) -> None:
     def swallow() -> str:
         import time
 
-        print("begun")
-        for _ in range(2):
-            try:
-                time.sleep(600)
-            except Exception:
-                print("swallowed")
+        try:
+            print("begun")
+            time.sleep(600)
+        except Exception:
+            print("swallowed")
         return ""
 
     call = host.start(swallow)
@@ -257,12 +256,15 @@ def test_a_second_interrupt_is_felt_too(host: FakeHost) -> None:
     def stubborn() -> None:
         import time
 
-        for attempt in range(2):
+        def once(attempt: int) -> None:
             try:
                 print("round", attempt)
                 time.sleep(600)
             except KeyboardInterrupt:
                 print("interrupted", attempt)
+
+        for attempt in range(2):
+            once(attempt)
 
     call = host.start(stubborn)
     for attempt in range(2):

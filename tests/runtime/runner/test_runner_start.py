@@ -1,0 +1,174 @@
+"""How a runner starts and ends: under the image's own Python, as the child of its init."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+from fake_host import RUNNER, FakeHost
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    """The folder as it is in a container: the runner under another name, and cloudpickle beside it."""
+    lib = tmp_path / "opt" / "skylift" / "lib"
+    lib.mkdir(parents=True)
+    shutil.copytree(RUNNER, lib / "skylift_runner", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(cloudpickle.__file__).parent, lib / "cloudpickle")
+    return lib
+
+
+def test_it_needs_the_standard_library_alone(layout: Path) -> None:
+    def look() -> Any:
+        import sys
+
+        import cloudpickle
+
+        return (
+            cloudpickle.__file__,
+            sys.path[-1],
+            sorted(set(sys.modules) & {"IPython", "asyncio", "msgspec"}),
+        )
+
+    command = [sys.executable, "-I", "-S", str(layout / "skylift_runner")]
+    with FakeHost(command) as host:
+        file, last, heavy = host.call(look).result
+        assert Path(file).parent == layout / "cloudpickle"
+        assert last == str(layout)
+        assert heavy == []
+
+
+def test_the_users_own_cloudpickle_comes_first(layout: Path) -> None:
+    def look() -> Any:
+        import cloudpickle
+
+        return cloudpickle.__file__
+
+    with FakeHost([sys.executable, str(layout / "skylift_runner")]) as host:
+        assert host.call(look).result == cloudpickle.__file__
+
+
+def test_as_a_module_of_the_package() -> None:
+    with FakeHost([sys.executable, "-m", "skylift.runtime.runner"]) as host:
+        assert host.call(lambda: 1).result == 1
+
+
+def test_ready_names_the_python(own_host: FakeHost) -> None:
+    assert own_host.ready is not None
+    assert own_host.ready["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert own_host.ready["pid"] != own_host.process.pid
+    assert [(hello["channel"], hello["sent"], hello["got"]) for hello in own_host.hellos] == [
+        ("data", 0, 0),
+        ("control", 0, 0),
+    ]
+
+
+def test_without_a_socket_it_says_so() -> None:
+    env = {name: value for name, value in os.environ.items() if name != "SKYLIFT_SOCKET"}
+    run = subprocess.run([sys.executable, str(RUNNER)], env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr == (
+        "skylift runner: SKYLIFT_SOCKET is not set; the runner is started by a Skylift host\n"
+    )
+
+
+def test_without_a_host_it_says_so() -> None:
+    run = subprocess.run(
+        [sys.executable, str(RUNNER)],
+        env={**os.environ, "SKYLIFT_SOCKET": "/nowhere/runner.sock"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert run.stderr == (
+        "skylift runner: no host at /nowhere/runner.sock: [Errno 2] No such file or directory\n"
+    )
+
+
+# --- ends ----------------------------------------------------------------------------------------
+
+
+def test_exit_runs_exit_handlers(own_host: FakeHost) -> None:
+    def register() -> None:
+        import atexit
+
+        atexit.register(print, "the exit handler ran")
+
+    own_host.call(register)
+    own_host.send({"t": "exit", "grace": 5})
+    assert own_host.wait_exit() == 0
+    own_host.wait_printed("the exit handler ran\n")
+    assert own_host.printed["stderr"] == b""
+
+
+def test_exit_does_not_wait_longer_than_its_grace(own_host: FakeHost) -> None:
+    def start() -> None:
+        import threading
+
+        threading.Thread(target=threading.Event().wait).start()
+
+    own_host.call(start)
+    own_host.send({"t": "exit", "grace": 0.1})
+    assert own_host.wait_exit() == 0
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM])
+def test_a_stop_signal_ends_an_idle_runner(own_host: FakeHost, stop: signal.Signals) -> None:
+    own_host.call(lambda: 1)
+    os.kill(own_host.process.pid, stop)
+    assert own_host.wait_exit() == 128 + stop
+    assert own_host.printed == {"stdout": b"", "stderr": b""}
+
+
+def test_the_status_of_os_exit_is_passed_on(own_host: FakeHost) -> None:
+    def leave() -> None:
+        import os
+
+        os._exit(7)
+
+    own_host.start(leave)
+    assert own_host.wait_exit() == 7
+
+
+def test_a_signal_is_passed_on_and_the_last_words_are_on_stderr(own_host: FakeHost) -> None:
+    def crash() -> None:
+        import ctypes
+
+        ctypes.string_at(0)
+
+    own_host.start(crash)
+    assert own_host.wait_exit() == 128 + signal.SIGSEGV
+    own_host.wait_printed("Fatal Python error: Segmentation fault", "stderr")
+    own_host.wait_printed(" in crash\n", "stderr")
+
+
+def test_sys_exit_in_a_function_is_its_error(host: FakeHost) -> None:
+    def leave() -> None:
+        import sys
+
+        sys.exit(3)
+
+    call = host.call(leave)
+    assert (call.state, call.error["type"], call.error["message"]) == ("failed", "SystemExit", "3")
+    assert host.call(lambda: "next").result == "next"
+
+
+def test_a_short_call_starts_no_thread(own_host: FakeHost) -> None:
+    def names() -> list[str]:
+        import threading
+
+        return sorted(thread.name for thread in threading.enumerate())
+
+    assert set(own_host.call(names).result) <= {"MainThread", "skylift-control", "skylift-pulse"}
+    event = threading.Event()
+    event.wait(1.5)
+    assert "skylift-pulse" in own_host.call(names).result
