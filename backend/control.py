@@ -1,13 +1,47 @@
-"""The control plane: what the gateway's links and REST handlers speak to."""
+"""The control plane: what the gateway's links and REST handlers speak to.
+
+Its parts are modules of this package, each with one concern; they share the `Registry` of what there is now:
+
+====================  =============================================================================
+`client_calls`        what clients ask for
+`host_calls`          what hosts report while they run calls
+`host_links`          hosts that come, go and come back
+`recovery`            calls from before this gateway was started
+`streams`             events on their way to clients and the log; windows
+`dispatch`            carries out what `scheduler` decides
+`endings`             how calls end
+`sessions`            containers that notebooks keep
+`status`              status lines
+`call_log`            what is written to the database; `log_reader` and `reports` read it
+====================  =============================================================================
+"""
 
 from __future__ import annotations
 
+import asyncio
+import importlib.metadata
 from collections.abc import Sequence
+from time import monotonic
 from typing import Protocol
 
+from skylift.backend.call_log import CallLog
+from skylift.backend.client_calls import ClientCalls
 from skylift.backend.database import Database
+from skylift.backend.dispatch import Dispatcher
+from skylift.backend.endings import Endings
 from skylift.backend.engines.base import Engine
+from skylift.backend.host_calls import HostCalls
+from skylift.backend.host_links import HostLinks
+from skylift.backend.keeper import Keeper
+from skylift.backend.log_reader import LogReader
+from skylift.backend.recovery import Recovery
+from skylift.backend.registry import Client, Registry
+from skylift.backend.reports import Reports
+from skylift.backend.sessions import Sessions
 from skylift.backend.settings import Settings
+from skylift.backend.status import StatusUpdates
+from skylift.backend.streams import Streams
+from skylift.backend.tokens import TokenBook
 from skylift.backend.views import (
     CallDetail,
     CallFilter,
@@ -20,8 +54,8 @@ from skylift.backend.views import (
     SpendBy,
 )
 from skylift.lazyfs.store import Store
-
 from skylift.wire import (
+    PROTOCOL,
     CancelMode,
     ClientMessage,
     GatewayMessage,
@@ -29,7 +63,15 @@ from skylift.wire import (
     HostCommand,
     HostHello,
     HostMessage,
+    Problem,
+    Refused,
+    Shutdown,
+    Welcome,
+    new_id,
 )
+
+VERSION = importlib.metadata.version("skylift")
+"""Of this gateway."""
 
 
 class ClientPort(Protocol):
@@ -58,108 +100,227 @@ class HostPort(Protocol):
 class ControlPlane:
     """Takes in what clients and hosts say, and decides. All methods are called on one event loop."""
 
-    gateway_id: str
-
     def __init__(
         self, settings: Settings, database: Database, store: Store, engines: Sequence[Engine]
     ) -> None:
-        raise NotImplementedError
+        self.gateway_id = new_id("gw")
+        self.settings = settings
+        self.database = database
+        self.engines = list(engines)
+        self.registry = registry = Registry(settings, store)
+        self.tokens = TokenBook(settings.home, database)
+        self._log = CallLog(database)
+        self._reader = LogReader(database)
+        self._streams = Streams(registry, database, self._log, self._reader)
+        self._status = StatusUpdates(registry)
+        self._endings = Endings(registry, self._log, self._streams, self._status)
+        self._dispatcher = Dispatcher(registry, self._log, self._status, self.engines, self._endings.fail)
+        self._endings.dispatcher = self._dispatcher
+        self._recovery = Recovery(registry, self._log, self._reader, self._dispatcher, self._endings)
+        self._sessions = Sessions(registry, self._log, self._dispatcher, self._endings)
+        self._client_calls = ClientCalls(
+            registry,
+            self._log,
+            self._streams,
+            self._status,
+            self._dispatcher,
+            self._endings,
+            self._sessions,
+            self._recovery,
+        )
+        self._host_calls = HostCalls(
+            registry, self._log, self._streams, self._status, self._dispatcher, self._endings
+        )
+        self._host_links = HostLinks(
+            registry,
+            self._log,
+            self._reader,
+            self._streams,
+            self._dispatcher,
+            self._endings,
+            self._host_calls,
+            self._recovery,
+            self.tokens,
+            self.gateway_id,
+        )
+        self._reports = Reports(registry, self._reader, self.engines)
+        self._recovery.deliver = self._client_calls.message
+        self._recovery.not_found = self._client_calls.not_found
+        self._recovery.client_gone = self._client_gone
+        self._keeper = Keeper(registry, self._log, self._reader)
 
     async def start(self) -> None:
         """Open the database, take up what was unfinished, start the engines.
 
-        Call it before listening. Raises `DatabaseError` when the database cannot be opened.
+        Call it before listening. Raises `DatabaseError` when the database cannot be opened, and OSError
+        when a token file cannot be made.
         """
-        raise NotImplementedError
+        self.registry.loop = asyncio.get_running_loop()
+        await self.database.open()
+        await self.tokens.open()
+        await self._recovery.start()
+        self._sessions.notebooks = await self._reader.session_notebooks()
+        self._keeper.start()
+        for engine in self.engines:
+            await engine.start(self._dispatcher.think)
 
     async def stop(self, end_hosts: bool) -> None:
         """Write what is still to be written, stop the engines and close the database. With `end_hosts`, hosts
         and their containers end too; without, they go on and wait for the next gateway."""
-        raise NotImplementedError
+        self._dispatcher.stop()
+        self._recovery.stop()
+        self._status.stop()
+        self._keeper.stop()
+        self._host_links.stop()
+        for client in self.registry.clients.values():
+            if client.gone is not None:
+                client.gone.cancel()
+        if end_hosts:
+            for host in self.registry.hosts.values():
+                if host.port is not None:
+                    host.port.send(Shutdown())
+        for engine in self.engines:
+            await engine.stop(end_hosts)
+        await self._streams.stop()
+        await self.database.close()
 
     def authenticate(self, token: str) -> str | None:
         """The user whose token this is, or None."""
-        raise NotImplementedError
+        return self.tokens.authenticate(token)
 
     # --- clients ---------------------------------------------------------------------------------
 
     def client_connected(self, port: ClientPort, hello: Hello) -> None:
         """A client with a valid token and our protocol number is there. Sends `Welcome`."""
-        raise NotImplementedError
+        registry = self.registry
+        client = registry.clients.get(hello.client_id)
+        if client is not None and client.user != port.user:
+            text = "This client id belongs to another user."
+            port.send(Refused(problem=Problem(error="PermissionDeniedError", message=text)))
+            return
+        if client is None:
+            client = registry.clients[hello.client_id] = Client(hello.client_id, port.user, hello.notebook)
+        elif client.port is not None:
+            self.client_disconnected(client.port)
+        if client.gone is not None:
+            client.gone.cancel()
+            client.gone = None
+        client.port = port
+        client.notebook = hello.notebook or client.notebook
+        registry.ports[id(port)] = client
+        port.send(Welcome(gateway_id=self.gateway_id, version=VERSION))
 
     def client_message(self, port: ClientPort, message: ClientMessage) -> None:
         """Never raises for bad input: answers `Refused`."""
-        raise NotImplementedError
+        client = self.registry.ports.get(id(port))
+        if client is not None:
+            self._client_calls.message(client, message)
 
     def client_disconnected(self, port: ClientPort) -> None:
         """The connection is gone; its calls wait for `client_grace` seconds for it to come back."""
-        raise NotImplementedError
+        client = self.registry.ports.pop(id(port), None)
+        if client is None or client.port is not port:
+            return
+        client.port = None
+        client.functions.clear()
+        self._streams.detach_all(client)
+        client.gone = self.registry.loop.call_later(
+            self.settings.gateway.client_grace, self._client_gone, client
+        )
+
+    def _client_gone(self, client: Client) -> None:
+        client.gone = None
+        self.registry.clients.pop(client.client_id, None)
+        for call in list(self.registry.calls.values()):
+            if call.client_id != client.client_id or call.log_consumes or call.over:
+                continue
+            if call.attachments:
+                # Somebody else follows it: it is theirs now.
+                call.client_id = call.attachments[0].client.client_id
+            else:
+                grace = self.settings.gateway.client_grace
+                self._endings.cancel(call, "cancel", f"its client was gone for {grace:g} s")
 
     # --- hosts -----------------------------------------------------------------------------------
 
     def host_connected(self, port: HostPort, hello: HostHello) -> None:
-        """A host has said hello. Sends `HostWelcome`.
+        """A host has said hello. Sends `HostWelcome`, at once or when its calls have been looked up.
 
         Raises `PermissionError` on a wrong token or protocol.
         """
-        raise NotImplementedError
+        if not self.tokens.is_host(hello.token):
+            raise PermissionError("the host's token is wrong: it is in host-token of the gateway's folder")
+        if hello.protocol != PROTOCOL:
+            raise PermissionError(
+                f"the host speaks protocol {hello.protocol} and this one {PROTOCOL}: upgrade the older"
+            )
+        self._host_links.connected(port, hello)
 
     def host_message(self, port: HostPort, message: HostMessage, frame: bytes = b"") -> None:
-        """A message of a host that was welcomed.
+        """A message of a host that has said hello.
 
         `frame`: the bytes that an `Events` message was decoded from; it is the same on the client's link, so
         with it the message need not be encoded again.
         """
-        raise NotImplementedError
+        self._host_links.message(port, message, frame)
 
     def host_disconnected(self, port: HostPort) -> None:
         """The link is gone; its calls wait for `host_grace` seconds for it to come back."""
-        raise NotImplementedError
+        self._host_links.disconnected(port)
 
-    # --- REST: what there is, for one user ---------------------------------------------------------
+    # --- REST: what there is, for one user -------------------------------------------------------
 
     async def calls(self, user: str, which: CallFilter, before: str = "", limit: int = 100) -> CallPage:
         """Calls, newest first. `before`: `CallPage.next` of the page before. `limit`: 1 to 1000."""
-        raise NotImplementedError
+        return await self._reports.calls(user, which, before, limit)
 
     async def call(self, user: str, call_id: str) -> CallDetail | None:
         """One call, or None where the user has no such call."""
-        raise NotImplementedError
+        return await self._reports.call(user, call_id)
 
     async def output(
         self, user: str, call_id: str, from_seq: int = 0, limit: int = 1000
     ) -> OutputPage | None:
         """A call's output from an event on, or None where the user has no such call."""
-        raise NotImplementedError
+        return await self._reports.output(user, call_id, from_seq, limit)
 
     async def containers(
         self, user: str, running: bool = True, limit: int = 100
     ) -> tuple[ContainerView, ...]:
         """Containers, newest first; with `running` only those that are up."""
-        raise NotImplementedError
+        return await self._reports.containers(user, running, limit)
 
     def sessions(self, user: str) -> tuple[SessionView, ...]:
         """Sessions that are up or waited for."""
-        raise NotImplementedError
+        return self._reports.sessions(user, self._sessions.notebooks)
 
     def hosts(self) -> tuple[HostView, ...]:
         """The machines, their GPUs and who uses them."""
-        raise NotImplementedError
+        return self._reports.hosts()
 
     async def spend(self, user: str, by: SpendBy = "day", days: int = 30) -> Spend:
         """What containers cost in the last days, today included."""
-        raise NotImplementedError
+        self._keeper.charge()
+        return await self._reports.spend(user, by, days)
 
-    # --- REST: what can be done --------------------------------------------------------------------
+    # --- REST: what can be done ------------------------------------------------------------------
 
     def cancel_call(self, user: str, call_id: str, mode: CancelMode = "cancel", reason: str = "") -> bool:
         """Cancel a call as `Cancel` does. False where the user has no such unfinished call."""
-        raise NotImplementedError
+        call = self.registry.calls.get(call_id)
+        if call is None or call.user != user:
+            return False
+        self._endings.cancel(call, mode, reason)
+        return True
 
     def stop_session(self, user: str, session_id: str) -> bool:
         """End a session's container. False where the user has no such session."""
-        raise NotImplementedError
+        return self._sessions.stop(session_id, user)
 
     def stop_container(self, user: str, container_id: str) -> bool:
         """End a container: its calls fail. False where the user has no such container."""
-        raise NotImplementedError
+        container = self.registry.containers.get(container_id)
+        if container is None or container.pool.user != user:
+            return False
+        self._dispatcher.stop_container(container, "it was stopped", monotonic())
+        return True

@@ -17,17 +17,16 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, exc, insert, select
 
 from skylift.backend.problems import BUSY_SECONDS, database_problem
 from skylift.backend.schema import SCHEMA_VERSION, meta, metadata
-from sqlalchemy import Connection, Engine, Executable, Table, create_engine, event, exc, insert, select
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
+from skylift.backend.statements import Row, Statement
 from skylift.wire import Problem
 
 T = TypeVar("T")
-Row: TypeAlias = tuple[Any, ...]
 
 MIGRATIONS: dict[int, Callable[[Connection], None]] = {}
 """From a version to the next one."""
@@ -40,22 +39,6 @@ log = logging.getLogger(__name__)
 
 class DatabaseError(Exception):
     """The database cannot be opened or used. The message names the file, why, and what to do."""
-
-
-class Statement:
-    """A statement whose SQL was made once; it is executed with many rows at a time."""
-
-    __slots__ = ("columns", "merge", "name", "sql")
-
-    def __init__(
-        self, name: str, sql: str, columns: tuple[str, ...], merge: Callable[[list[Row]], list[Row]] | None
-    ) -> None:
-        self.name = name
-        self.sql = sql
-        self.columns = columns
-        """What a row's values are, in this order."""
-        self.merge = merge
-        """Makes fewer rows of those of one transaction, in the writer's thread."""
 
 
 class _Durable:
@@ -82,6 +65,14 @@ class _Batch:
 
     def __bool__(self) -> bool:
         return bool(self.rows or self.durable or self.committed or self.tried)
+
+
+class _Task:
+    __slots__ = ("done", "work")
+
+    def __init__(self, work: Callable[[Connection], None], done: asyncio.Future[None]) -> None:
+        self.work = work
+        self.done = done
 
 
 class Database:
@@ -117,7 +108,7 @@ class Database:
         self._busy = False
         self._urgent = False
         self._timer: asyncio.TimerHandle | None = None
-        self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[_Batch | _Task | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="skylift-read")
@@ -165,38 +156,6 @@ class Database:
                 connection.execute(meta.update().where(meta.c.key == "schema").values(value=str(version)))
         except (exc.DatabaseError, sqlite3.Error) as error:
             raise DatabaseError(database_problem(self.path, error).message) from error
-
-    # --- statements ------------------------------------------------------------------------------
-
-    def prepare(
-        self,
-        name: str,
-        statement: Executable,
-        merge: Callable[[list[Row]], list[Row]] | None = None,
-    ) -> Statement:
-        """Make a statement that `write` takes."""
-        compiled = statement.compile(dialect=self.engine.dialect)  # type: ignore[attr-defined]
-        return Statement(name, str(compiled), tuple(compiled.positiontup or ()), merge)
-
-    def prepare_upsert(
-        self,
-        table: Table,
-        add: tuple[str, ...] = (),
-        merge: Callable[[list[Row]], list[Row]] | None = None,
-    ) -> Statement:
-        """Insert a whole row, or replace the one with its key; what is in columns named in `add` is added."""
-        statement = sqlite_insert(table)
-        keys = [column.name for column in table.primary_key]
-        changed = {
-            column.name: column + statement.excluded[column.name]
-            if column.name in add
-            else statement.excluded[column.name]
-            for column in table.columns
-            if column.name not in keys
-        }
-        return self.prepare(
-            table.name, statement.on_conflict_do_update(index_elements=keys, set_=changed), merge
-        )
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -323,6 +282,9 @@ class Database:
 
     def _write_batches(self) -> None:
         while (batch := self._batches.get()) is not None:
+            if isinstance(batch, _Task):
+                self._maintain(batch)
+                continue
             refused: list[tuple[_Durable, Problem]] = []
             try:
                 outcome = self._commit(batch, refused)
@@ -336,9 +298,20 @@ class Database:
             self._connection.close()
             self._connection = None
 
+    def _maintain(self, task: _Task) -> None:
+        error: DatabaseError | None = None
+        try:
+            connection = self._begin(durable=False)
+            task.work(connection)
+            connection.exec_driver_sql("COMMIT")
+        except (exc.DatabaseError, sqlite3.Error) as failure:
+            self._rollback()
+            error = DatabaseError(database_problem(self.path, failure).message)
+        self._loop.call_soon_threadsafe(_settle, task.done, error)
+
     def _commit(self, batch: _Batch, refused: list[tuple[_Durable, Problem]]) -> Problem | None:
         for statement, rows in batch.rows.items():
-            if statement.merge is not None and len(rows) > 1:
+            if statement.merge is not None:
                 batch.rows[statement] = statement.merge(rows)
         try:
             try:
@@ -406,6 +379,12 @@ class Database:
         finally:
             connection.close()
 
+    async def maintain(self, work: Callable[[Connection], None]) -> None:
+        """Run `work` as one transaction between those of the writer. Raises `DatabaseError`."""
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._batches.put(_Task(work, done))
+        await done
+
     # --- reading ---------------------------------------------------------------------------------
 
     async def read(self, query: Callable[[Connection], T]) -> T:
@@ -418,6 +397,15 @@ class Database:
                 return query(connection)
         except (exc.DatabaseError, sqlite3.Error) as error:
             raise DatabaseError(database_problem(self.path, error).message) from error
+
+
+def _settle(done: asyncio.Future[None], error: DatabaseError | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
 
 
 def _joined(first: _Batch, second: _Batch) -> _Batch:

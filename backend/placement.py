@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable
 
 from skylift.backend.scheduler_state import ContainerState, HostState, PoolState
-
 from skylift.wire import GpuRequest
 
 UPGRADES = {"H100": ("H200",), "A100-40GB": ("A100-80GB",)}

@@ -12,21 +12,30 @@ BUSY_SECONDS = 5.0
 
 def error_event(problem: Problem) -> Event:
     """The ``error`` event (docs/protocol.md) of an error that is ours: it has no traceback and no pickle."""
+    return _event("skylift.exceptions", problem.error, problem.message, problem.error)
+
+
+def interrupt_event() -> Event:
+    """The ``error`` event of a call that was interrupted before it began."""
+    return _event("builtins", "KeyboardInterrupt", "", "")
+
+
+def _event(module: str, name: str, message: str, ours: str) -> Event:
     return Event(
         kind="error",
         meta={
-            "type": problem.error,
-            "module": "skylift.exceptions",
-            "qualname": problem.error,
-            "message": problem.message,
+            "type": name,
+            "module": module,
+            "qualname": name,
+            "message": message,
             "frames": [],
             "cause": None,
             "context": None,
             "suppress_context": False,
             "notes": [],
             "unpicklable": "",
-            "skylift": problem.error,
-            "text": f"{problem.error}: {problem.message}",
+            "skylift": ours,
+            "text": f"{name}: {message}" if message else name,
         },
     )
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from skylift.backend.placement import Room, choices
 from skylift.backend.scheduler_state import ContainerState, HostState, PoolState, SchedulerState
-
 from skylift.wire import GpuRequest, Problem
 
 

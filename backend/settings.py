@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
 from skylift.runtime.settings import (
     SYSTEM_CONFIG,
     HostSettings,
