@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from skylift.magics.dry_run import dry_run
@@ -37,17 +40,18 @@ def run_cell(shell: Any, sessions: NotebookSessions, line: str, body: str) -> Ba
     status = status_line(shell, options.gpu_text or known.options.gpu_text)
     status.show()
     try:
-        run = known.session.run_cell(
-            source.code,
-            filename=source.filename,
-            first_line=source.first_line,
-            execution_count=source.execution_count,
-            send=send,
-            assigned=_to_bring_back(names, shell.user_ns),
-            detached=options.detach,
-            summary=_summary(source),
-            cell=_cell_id(shell) or source.label,
-        )
+        with _warnings_of_the_cell(source):
+            run = known.session.run_cell(
+                source.code,
+                filename=source.filename,
+                first_line=source.first_line,
+                execution_count=source.execution_count,
+                send=send,
+                assigned=_to_bring_back(names, shell.user_ns),
+                detached=options.detach,
+                summary=_summary(source),
+                cell=_cell_id(shell) or source.label,
+            )
     except BaseException:
         status.leave("failed", "")
         raise
@@ -55,6 +59,18 @@ def run_cell(shell: Any, sessions: NotebookSessions, line: str, body: str) -> Ba
         status.leave("detached", f"%gpu attach {run.call_id} streams it back here")
         return None
     return follow(shell, known, run, status, deleted=names.deleted)
+
+
+@contextmanager
+def _warnings_of_the_cell(source: CellSource) -> Iterator[None]:
+    """Warnings inside are given for the cell, and not for the line of IPython that called the magic."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        warnings.warn_explicit(
+            warning.message, warning.category, filename=source.filename, lineno=source.first_line - 1
+        )
 
 
 def _to_bring_back(names: CellNames, namespace: dict[str, Any]) -> list[str]:

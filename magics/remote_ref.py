@@ -51,6 +51,8 @@ def _what(ref: RemoteRef) -> list[str]:
 def _reason(why: str) -> str:
     if why == "size":
         return "Too large to come by itself."
+    if why == "device":
+        return "It stays on its GPU."
     if why == "generator":
         return "A generator stays where it runs."
     return "It cannot be pickled." if why.startswith("unpicklable") else ""

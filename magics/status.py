@@ -84,7 +84,7 @@ class CellState:
         parts.append(self._phase_text())
         if self.phase == "running" and self.usage is not None and self.usage.gpu_memory_total:
             parts.append(_gpu_use(self.usage))
-        if self.phase not in ("sending", "queued"):
+        if self.phase not in ("sending", "queued", "detached"):
             parts.append(dollars(self.cost))
         return parts
 

@@ -40,7 +40,7 @@ class Table:
             "<tr>" + "".join(f'<td style="{_CELL}">{html.escape(text)}</td>' for text in row) + "</tr>"
             for row in self.rows
         )
-        note = f'<div style="opacity: 0.7">{html.escape(self.note)}</div>' if self.note else ""
+        note = f'<div style="opacity: 0.7; font-size: 90%">{html.escape(self.note)}</div>' if self.note else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
 
 
