@@ -1,4 +1,5 @@
-"""What this machine has of what containers and GPUs need; each check says why it matters and how to get it."""
+"""What this machine has of what containers and GPUs need; each check says why it matters and how to get it.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ async def examine(settings: HostSettings, home: Path) -> AsyncIterator[Finding]:
             state="missing",
             text=f"{platform.system()} has no Linux containers",
             why="Containers are made of namespaces and cgroups of the Linux kernel.",
-            fix='Run Skylift on Linux, or set isolation = "process" in [host] of config.toml: it isolates nothing.',
+            fix='Run Skylift on Linux; or set isolation = "process" in [host] of config.toml, which isolates '
+            "nothing.",
         )
         return
     rootless = os.geteuid() != 0
@@ -153,8 +155,7 @@ async def _overlay(home: Path, rootless: bool) -> Finding:
             try:
                 await run([*prefix, "sh", "-c", script, "sh", folder, option])
             finally:
-                for path in Path(folder).glob("work/work"):  # of mode 0
-                    path.chmod(0o700)
+                _open_work_folder(Path(folder))
     except (CommandError, OSError) as error:
         return Finding(
             name="overlay",
@@ -318,3 +319,9 @@ def _cdi(gpus: Sequence[tuple[str, int]]) -> list[Finding]:
 
 def _not_found(programs: Sequence[str]) -> list[str]:
     return [name for name in programs if shutil.which(name) is None]
+
+
+def _open_work_folder(folder: Path) -> None:
+    """The overlay leaves one of mode 0, which an ordinary user could not remove."""
+    for path in folder.glob("work/work"):
+        path.chmod(0o700)

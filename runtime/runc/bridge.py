@@ -9,6 +9,7 @@ import ipaddress
 import itertools
 import json
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from skylift.runtime.runc.networks import Attachment, Network
 
 PART_PREFIX = 22
 """Each host takes a /22 of the configured subnet: 1021 containers."""
+
+DEVICE_PREFIX = "sky-"
+CHAIN_PREFIX = "SKYLIFT-"
 
 LOCK = Path("/run/skylift/network.lock")
 METADATA = "169.254.0.0/16"
@@ -38,8 +42,8 @@ class BridgeNetwork(Network):
                 f"subnet in [host] of config.toml must be a /{PART_PREFIX} or larger, not {subnet}."
             )
         self._key = key
-        self.device = f"sky-{key}"
-        self._chain = f"SKYLIFT-{key}"
+        self.device = f"{DEVICE_PREFIX}{key}"
+        self._chain = f"{CHAIN_PREFIX}{key}"
         self._part: ipaddress.IPv4Network | None = None
         self._mtu = 1500
         self._numbers = itertools.count(1)
@@ -47,7 +51,7 @@ class BridgeNetwork(Network):
         self._taken: set[ipaddress.IPv4Address] = set()
 
     async def start(self) -> None:
-        await self._remove()
+        await remove_bridge(self._key)
         async with _machine_lock():
             addresses = json.loads((await run(["ip", "-json", "-4", "addr"])).stdout)
             routes = json.loads((await run(["ip", "-json", "-4", "route"])).stdout)
@@ -66,7 +70,7 @@ class BridgeNetwork(Network):
             await run(["iptables-restore", "--wait", "--noflush"], given=self.rules())
             forward_packets(self.device)
         except (CommandError, OSError) as error:
-            await self._remove()
+            await remove_bridge(self._key)
             raise CommandError(str(error)) from error
 
     def rules(self) -> str:
@@ -126,7 +130,7 @@ COMMIT
         return _Pair(self, device, address)
 
     async def close(self) -> None:
-        await self._remove()
+        await remove_bridge(self._key)
 
     def release(self, address: ipaddress.IPv4Address) -> None:
         """An address may be taken again."""
@@ -145,35 +149,6 @@ COMMIT
                 self._taken.add(address)
                 return address
         raise CommandError(f"All {len(self._taken)} addresses of {self._part} are in use by containers.")
-
-    async def _remove(self) -> None:
-        links = json.loads((await run(["ip", "-json", "link"])).stdout or "[]")
-        names = {link["ifname"] for link in links}
-        mine = [name for name in names if name == self.device or name.startswith(f"v{self._key}")]
-        if mine:
-            with contextlib.suppress(CommandError):
-                await run(
-                    ["ip", "-force", "-batch", "-"], given="".join(f"link delete {name}\n" for name in mine)
-                )
-        for table, parent, chain in (
-            ("nat", "POSTROUTING", self._chain),
-            ("filter", "FORWARD", self._chain),
-            ("filter", "INPUT", f"{self._chain}-IN"),
-        ):
-            iptables = ["iptables", "--wait", "--table", table]
-            try:
-                await run([*iptables, "--list-rules", chain])
-            except CommandError as error:
-                if "not installed" in str(error):
-                    raise
-                continue  # there is no such chain
-            for arguments in (
-                ["--delete", parent, "--jump", chain],
-                ["--flush", chain],
-                ["--delete-chain", chain],
-            ):
-                with contextlib.suppress(CommandError):
-                    await run([*iptables, *arguments])
 
 
 class _Pair(Attachment):
@@ -250,3 +225,37 @@ async def _machine_lock() -> AsyncIterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+async def remove_bridge(key: str) -> None:
+    """Remove the bridge of the host with this key, its containers' interfaces and its firewall rules.
+
+    Raises `CommandError` where ip or iptables is missing.
+    """
+    device, chain = f"{DEVICE_PREFIX}{key}", f"{CHAIN_PREFIX}{key}"
+    for program in ("ip", "iptables"):
+        if shutil.which(program) is None:
+            raise CommandError(f"{program} is not installed.")
+    mine = [name for name in await _links() if name == device or name.startswith(f"v{key}")]
+    if mine:
+        batch = "".join(f"link delete {name}\n" for name in mine)
+        with contextlib.suppress(CommandError):  # some are gone already, with their namespaces
+            await run(["ip", "-force", "-batch", "-"], given=batch)
+    rules = (("nat", "POSTROUTING", chain), ("filter", "FORWARD", chain), ("filter", "INPUT", f"{chain}-IN"))
+    for table, parent, each in rules:
+        iptables = ["iptables", "--wait", "--table", table]
+        with contextlib.suppress(CommandError):  # there is no such chain
+            await run([*iptables, "--delete", parent, "--jump", each])
+        with contextlib.suppress(CommandError):
+            await run([*iptables, "--flush", each])
+            await run([*iptables, "--delete-chain", each])
+
+
+async def bridge_keys() -> set[str]:
+    """The keys of all hosts that have a bridge on this machine. Raises `CommandError`."""
+    return {name.removeprefix(DEVICE_PREFIX) for name in await _links() if name.startswith(DEVICE_PREFIX)}
+
+
+async def _links() -> set[str]:
+    found = json.loads((await run(["ip", "-json", "link"])).stdout or "[]")
+    return {link["ifname"] for link in found}

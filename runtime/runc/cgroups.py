@@ -44,6 +44,8 @@ class Cgroups:
         self.mounts = tuple(mounts)
         self.usable = usable
         """Whether containers can be limited and measured at all."""
+        self.key = key
+        self._base = base
         self._group = f"{base.rstrip('/')}/{PARENT}/{key}"
         by_controller = {name: mount.path for mount in mounts for name in mount.controllers}
         unified = next((mount.path for mount in mounts if not mount.controllers), None)
@@ -127,6 +129,20 @@ class Cgroups:
             with contextlib.suppress(OSError):
                 found.update(path.name for path in self._parent_in(mount.path).iterdir() if path.is_dir())
         return found
+
+    def keys(self) -> set[str]:
+        """The keys of all hosts that have cgroups here."""
+        found: set[str] = set()
+        for mount in self.mounts:
+            with contextlib.suppress(OSError):
+                found.update(
+                    path.name for path in self._parent_in(mount.path).parent.iterdir() if path.is_dir()
+                )
+        return found
+
+    def of_host(self, key: str) -> Cgroups:
+        """Those of another host."""
+        return Cgroups(self.mounts, key, base=self._base, usable=self.usable)
 
     async def remove(self, container_id: str) -> list[Path]:
         """Remove a container's cgroups, killing what is in them. What could not be removed is returned."""

@@ -25,8 +25,9 @@ from skylift.runtime.runc.cgroups import Cgroups
 from skylift.runtime.runc.commands import CommandError
 from skylift.runtime.runc.config import Placement, build_config
 from skylift.runtime.runc.container import RuncContainer, close_quietly, remove_tree
+from skylift.runtime.runc.host_lock import HostLock
 from skylift.runtime.runc.id_map import IdMaps, root_maps, rootless_maps
-from skylift.runtime.runc.leftovers import kill_leftovers
+from skylift.runtime.runc.leftovers import kill_leftovers, remove_dead_hosts
 from skylift.runtime.runc.mounts import (
     give_writable,
     image_binds,
@@ -60,6 +61,7 @@ class RuncIsolation(Isolation):
         self._skeletons_folder = folder / "skeletons"
         self._cdi_folders = cdi_folders
         self._key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:8]
+        self._lock = HostLock(self._key)
         self._maps: IdMaps
         self._keeper: Keeper | None = None
         self._prefix: list[str] = []
@@ -76,12 +78,16 @@ class RuncIsolation(Isolation):
                 if shutil.which(program) is None:
                     raise CommandError(f"{program} is not installed.")
             self._state.mkdir(parents=True, exist_ok=True)
+            if not self.rootless and not self._lock.take():
+                raise CommandError(f"Another host is running in {self._home}; stop it first.")
             self._maps = self._id_maps()
             if self.rootless:
                 self._keeper = await Keeper.start(self._maps)
                 self._prefix = self._keeper.prefix
             cgroups = Cgroups.of_machine(self._key)
             await kill_leftovers(self._state, cgroups)
+            if not self.rootless:
+                await remove_dead_hosts(cgroups)
             self._cgroups = cgroups if cgroups.usable else None
             await remove_tree(self._state, self._prefix)
             self._state.mkdir(parents=True, exist_ok=True)
@@ -155,6 +161,7 @@ class RuncIsolation(Isolation):
         if self._keeper is not None:
             await self._keeper.close()
             self._keeper = None
+        self._lock.release()
 
     def _id_maps(self) -> IdMaps:
         if not self.rootless:

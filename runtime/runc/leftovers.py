@@ -1,4 +1,4 @@
-"""What a host that crashed leaves behind: its containers, still running."""
+"""What a host that crashed leaves behind: its containers, still running, and its names in the kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+from skylift.runtime.runc.bridge import bridge_keys, remove_bridge
 from skylift.runtime.runc.cgroups import Cgroups
+from skylift.runtime.runc.commands import CommandError, within
+from skylift.runtime.runc.host_lock import HostLock
 
 GONE_TIMEOUT = 5.0
 """Seconds that killed processes get to be gone."""
@@ -40,6 +43,28 @@ async def kill_leftovers(state: Path, cgroups: Cgroups) -> None:
             await cgroups.remove(container_id)
 
 
+async def remove_dead_hosts(cgroups: Cgroups) -> None:
+    """Remove what hosts with other homes left in the kernel, where they are dead and nothing of theirs runs.
+
+    Their homes may be gone, so nobody else will.
+    """
+    keys = cgroups.keys()
+    with contextlib.suppress(CommandError):
+        keys |= await bridge_keys()
+    for key in keys - {cgroups.key}:
+        lock, of_host = HostLock(key), cgroups.of_host(key)
+        try:
+            if lock.take() and not any(of_host.members(each) for each in of_host.containers()):
+                for container_id in of_host.containers():
+                    await of_host.remove(container_id)
+                of_host.remove_parents()
+                await remove_bridge(key)
+        except (CommandError, OSError):
+            continue  # what cannot be tidied for others does not keep this host from starting
+        finally:
+            lock.release()
+
+
 def _open_if_same(pid: int, started: int) -> list[int]:
     """A pidfd of the process, if it is the one that began at that time (in clock ticks since boot)."""
     if pid <= 1:
@@ -60,7 +85,7 @@ async def _gone(pidfd: int) -> None:
     loop.add_reader(pidfd, gone.set)
     try:
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(gone.wait(), GONE_TIMEOUT)
+            await within(gone.wait(), GONE_TIMEOUT)
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)

@@ -12,7 +12,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from pathlib import Path
 
-from skylift.runtime.runc.commands import CommandError, run
+from skylift.runtime.runc.commands import CommandError, run, within
 from skylift.runtime.runc.id_map import Extent, IdMaps
 
 READY_TIMEOUT = 10.0
@@ -48,16 +48,20 @@ async def hold(flags: Sequence[str], prefix: Sequence[str] = ()) -> HeldNamespac
     except FileNotFoundError as error:
         raise CommandError(f"{command[0]} is not installed.") from error
     assert process.stdout is not None
+    namespaces = HeldNamespaces(process)
     try:
-        line = await asyncio.wait_for(process.stdout.readline(), READY_TIMEOUT)
+        line = await within(process.stdout.readline(), READY_TIMEOUT)
     except asyncio.TimeoutError:
         line = b""
+    except BaseException:
+        await namespaces.close()
+        raise
     if not line:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         _, said = await process.communicate()
         raise CommandError(f"{' '.join(command)}: {said.decode(errors='replace').strip() or 'no answer'}")
-    return HeldNamespaces(process)
+    return namespaces
 
 
 class Keeper:

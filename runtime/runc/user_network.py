@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from skylift.runtime.child_processes import ChildProcess
-from skylift.runtime.runc.commands import CommandError, run
+from skylift.runtime.runc.commands import CommandError, run, within
 from skylift.runtime.runc.namespaces import HeldNamespaces
 from skylift.runtime.runc.networks import Attachment, Network
 
@@ -97,7 +97,7 @@ class UserNetwork(Network):
             )
             os.close(told)
             told = -1
-            said = await asyncio.wait_for(asyncio.to_thread(os.read, ready, 1), READY_TIMEOUT)
+            said = await within(asyncio.to_thread(os.read, ready, 1), READY_TIMEOUT)
         except OSError as error:
             raise CommandError(f"slirp4netns cannot be run: {error.strerror}.") from error
         except asyncio.TimeoutError:
@@ -122,7 +122,7 @@ class _Program(Attachment):
     async def close(self) -> None:
         _send(self._process, signal.SIGTERM)
         try:
-            await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT)
+            await within(self._process.wait(), STOP_TIMEOUT)
         except asyncio.TimeoutError:
             _send(self._process, signal.SIGKILL)
 
