@@ -329,11 +329,12 @@ class Database:
 
     def _transaction(self, batch: _Batch) -> None:
         connection = self._begin(durable=bool(batch.durable))
-        for statement, rows in batch.rows.items():
-            connection.exec_driver_sql(statement.sql, rows)
+        # Durable rows come first: the others may say what became of the same thing since.
         for durable in batch.durable:
             for statement, row in durable.writes:
                 connection.exec_driver_sql(statement.sql, row)
+        for statement, rows in batch.rows.items():
+            connection.exec_driver_sql(statement.sql, rows)
         connection.exec_driver_sql("COMMIT")
 
     def _one_by_one(self, batch: _Batch, refused: list[tuple[_Durable, Problem]]) -> None:
@@ -352,13 +353,13 @@ class Database:
             connection.exec_driver_sql("RELEASE attempt")
             return None
 
-        for statement, rows in batch.rows.items():
-            for row in rows:
-                attempt([(statement, row)])
         for durable in batch.durable:
             problem = attempt(durable.writes)
             if problem is not None:
                 refused.append((durable, problem))
+        for statement, rows in batch.rows.items():
+            for row in rows:
+                attempt([(statement, row)])
         connection.exec_driver_sql("COMMIT")
 
     def _begin(self, durable: bool) -> Connection:
