@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -26,11 +27,12 @@ CELL_TIMEOUT = 300
 class ShownNotebook(NotebookClient):
     """Runs a notebook's cells and passes on their outputs as they come."""
 
-    def __init__(self, notebook: nbformat.NotebookNode, screen: Screen, folder: Path) -> None:
+    def __init__(self, notebook: nbformat.NotebookNode, screen: Screen, folder: Path, sockets: Path) -> None:
         super().__init__(
             notebook,
             timeout=CELL_TIMEOUT,
-            kernel_name="python3",
+            # Sockets in a private folder instead of ports: nobody else can reach the kernel.
+            km=AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(sockets / "kernel")),
             resources={"metadata": {"path": str(folder)}},
         )
         self._screen = screen
@@ -56,12 +58,16 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="skylift-demo-") as folder:
         # Nothing of the user's own configuration takes part, and nothing stays.
-        os.environ.update(IPYTHONDIR=f"{folder}/ipython", JUPYTER_CONFIG_DIR=f"{folder}/jupyter")
+        os.environ.update(
+            IPYTHONDIR=f"{folder}/ipython",
+            JUPYTER_CONFIG_DIR=f"{folder}/jupyter",
+            JUPYTER_RUNTIME_DIR=f"{folder}/runtime",
+        )
         try:
             with own_gateway(Path(folder) / "home", configuration(options.isolation)) as environment:
                 os.environ.update(environment)
                 screen.note(f"gateway and host started in {time.monotonic() - began:.1f} s")
-                run_notebook(options.notebook, screen)
+                run_notebook(options.notebook, screen, Path(folder))
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             screen.note(f"\n{options.notebook.name} failed: {_first_line(error)}", bad=True)
             return 1
@@ -76,10 +82,10 @@ def main() -> int:
     return 0
 
 
-def run_notebook(path: Path, screen: Screen) -> None:
+def run_notebook(path: Path, screen: Screen, sockets: Path) -> None:
     """Raises nbclient's errors where a cell fails that is not tagged ``raises-exception``."""
     notebook = nbformat.read(path, as_version=4)
-    ShownNotebook(notebook, screen, path.parent).execute()
+    ShownNotebook(notebook, screen, path.parent, sockets).execute()
 
 
 def configuration(isolation: str = "runc") -> str:
