@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -32,6 +33,7 @@ from skylift.wire import (
 
 if TYPE_CHECKING:
     from skylift.client import Client
+    from skylift.connection import Connection
 
 
 class Lost:
@@ -85,6 +87,9 @@ class RemoteCall:
         self.end: End | None = None
         """Set once everything has been consumed."""
         self.mailbox: Mailbox[tuple[RemoteCall, CallMessage]] = mailbox or Mailbox()
+        self.link: Connection | None = None
+        """The connection that knows of this call; guarded by `link_lock`."""
+        self.link_lock = threading.Lock()
         self._inputs = inputs
         self._follow_status = follow_status
         self._cancel: Cancel | None = None
@@ -92,9 +97,10 @@ class RemoteCall:
         # What has arrived: events below `_next_seq`, of cost `_received`.
         self._next_seq = first_seq
         self._received = first_total
-        # What has been consumed, and how much of that the gateway knows.
-        self.consumed_seq = max(first_seq, 0)
-        self.consumed_total = first_total
+        # What the consumer has been given, has done with, and has reported.
+        self.taken_seq = max(first_seq, 0)
+        self.taken_total = first_total
+        self._consumed = (self.taken_seq, first_total)
         self._reported = first_total
 
     # --- the reader thread -----------------------------------------------------------------------
@@ -121,10 +127,10 @@ class RemoteCall:
     def _new_part(self, frame: Events) -> Events | None:
         """The frame without what was delivered before; None if nothing is left of it."""
         if self._next_seq < 0:
-            self._next_seq = self.consumed_seq = frame.seq
+            self._next_seq = self.taken_seq = frame.seq
         if frame.seq > self._next_seq:
             # Something in between got lost: ask again from where we are.
-            self.client.send(self._attach())
+            self.client.say(self, self._attach())
             return None
         old = self._next_seq - frame.seq
         if old >= frame.count and (old > frame.count or frame.end is None):
@@ -144,13 +150,17 @@ class RemoteCall:
             yield self._attach()
         if self._inputs is not None:
             yield from self._inputs.resend(self.call_id)
-        if self.consumed_total:
-            yield Consumed(call_id=self.call_id, seq=self.consumed_seq, total=self.consumed_total)
+        if self._consumed[1]:
+            yield self._say_consumed()
         if self._cancel is not None:
             yield self._cancel
 
     def _attach(self) -> Attach:
         return Attach(call_id=self.call_id, seq=self._next_seq, total=self._received, window=DEFAULT_WINDOW)
+
+    def _say_consumed(self) -> Consumed:
+        seq, total = self._consumed
+        return Consumed(call_id=self.call_id, seq=seq, total=total)
 
     # --- the consumer ----------------------------------------------------------------------------
 
@@ -162,8 +172,18 @@ class RemoteCall:
         """
         if self.end is not None:
             return None
+        self.consume()
         _, message = await waiter.take(self.mailbox, timeout)
         return self.take_in(message)
+
+    def consume(self) -> None:
+        """The consumer has done with all events that it was given. To be called before it waits for more."""
+        if self.taken_total == self._consumed[1]:
+            return
+        self._consumed = (self.taken_seq, self.taken_total)
+        if self.end is None and self.taken_total - self._reported >= DEFAULT_WINDOW // 4:
+            self._reported = self.taken_total
+            self.client.say(self, self._say_consumed())
 
     def take_in(self, message: CallMessage) -> list[Event]:
         """The events of a message that has been taken from the mailbox."""
@@ -179,32 +199,29 @@ class RemoteCall:
 
     def _take_in_events(self, frame: Events) -> list[Event]:
         events = decode_events(frame.body) if frame.count else []
-        self.consumed_seq = frame.seq + frame.count
-        self.consumed_total += frame.cost
+        self.taken_seq = frame.seq + frame.count
+        self.taken_total += frame.cost
         if frame.end is not None:
             self.end = frame.end
-        elif self.consumed_total - self._reported >= DEFAULT_WINDOW // 4:
-            self._reported = self.consumed_total
-            self.client.send(Consumed(call_id=self.call_id, seq=self.consumed_seq, total=self.consumed_total))
         return events
 
     def cancel(self, mode: CancelMode = "cancel", reason: str = "") -> None:
         """Ends the call; it goes on being delivered until its end."""
         self._cancel = Cancel(call_id=self.call_id, mode=mode, reason=reason)
-        self.client.send(self._cancel, again=True)
+        self.client.say(self, self._cancel)
 
     def abandon(self, reason: str) -> None:
         """Ends the call, of which nothing more is wanted."""
         if self.end is None and not self._failed:
-            self.cancel("cancel", reason)
             self.client.forget(self)
-            self.client.send(Detach(call_id=self.call_id, keep=False), again=True)
+            self.client.send(Cancel(call_id=self.call_id, reason=reason))
+            self.client.send(Detach(call_id=self.call_id, keep=False))
 
     def detach(self) -> None:
         """Stops following the call, which runs on."""
         followed = self.client.forget(self)
         if self.end is None and not self._failed and not followed:
-            self.client.send(Detach(call_id=self.call_id, keep=True), again=True)
+            self.client.send(Detach(call_id=self.call_id, keep=True))
 
 
 def _frame_of(frame: Events, seq: int, events: list[Event]) -> Events:

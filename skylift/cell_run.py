@@ -43,7 +43,12 @@ class CellRun:
     """After the end: what the cell raised, with the remote traceback; None if it did not."""
 
     def __init__(
-        self, session: Session, call: RemoteCall, again: Callable[[], RemoteCall] | None = None
+        self,
+        session: Session,
+        call: RemoteCall,
+        *,
+        again: Callable[[], RemoteCall] | None = None,
+        followed: bool = True,
     ) -> None:
         self.end = None
         self.status = None
@@ -53,6 +58,7 @@ class CellRun:
         self._session = session
         self._call = call
         self._again = again
+        self._followed = followed
         self._items: deque[CellItem] = deque()
         self._missing = False
 
@@ -66,10 +72,14 @@ class CellRun:
 
         Raises StopIteration at the end, and what the gateway refuses the cell with.
         """
+        if not self._followed:
+            self._followed = True
+            self._call.client.call(self._call)
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._items:
             if self.end is not None:
                 raise StopIteration
+            self._call.consume()
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
                 _, message = self._call.mailbox.take(left)

@@ -31,6 +31,7 @@ from skylift.wire import (
     ClientMessage,
     Events,
     Hello,
+    Problem,
     Refused,
     Status,
     Welcome,
@@ -44,6 +45,9 @@ GIVE_UP_AFTER = 90.0
 """Seconds of reconnecting after which open calls fail here (they may well go on over there)."""
 _CONNECT_TIMEOUT = 15.0
 _START_GATEWAY_AFTER = 2.0
+_DO_NOT_COME_BACK = frozenset({1002, 1003, 1007, 1009})
+"""Close codes with which the gateway says that another connection would fare no better."""
+_MAX_FAULTS = 3
 _PERMANENT = (AuthError, PermissionDeniedError, VersionError)
 
 _client: Client | None = None
@@ -64,9 +68,11 @@ class Client:
         self._connection: Connection | None = None
         self._reader: threading.Thread | None = None
         self._calls: dict[str, list[RemoteCall]] = {}
-        self._defined: set[str] = set()
         self._outbox: list[ClientMessage] = []
         self._closed = False
+        # Only the reader thread looks at these.
+        self._fault: Problem | None = None
+        self._faults = 0
 
     @classmethod
     def current(cls) -> Client:
@@ -128,18 +134,20 @@ class Client:
             if connection is None:
                 self._start_reader(None, [])
                 return
-            define = call.define
-            if define is not None and define.function_id not in self._defined:
-                with contextlib.suppress(ConnectionLost):
-                    connection.send(encode(define))
-                    self._defined.add(define.function_id)
-        first: ClientMessage = call.submit if call.submit is not None else next(call.resume())
         with contextlib.suppress(ConnectionLost):
-            connection.send(encode(first))
+            self._introduce(call, connection, again=False)
 
-    def send(self, message: ClientMessage, *, again: bool = False) -> None:
-        """Sends a message about a call. What is lost with the connection is said again by the call itself,
-        or by us where `again` says so."""
+    def say(self, call: RemoteCall, message: ClientMessage) -> None:
+        """Sends a message about a call. What does not get through is not lost: the call says all that matters
+        again on the next connection."""
+        with call.link_lock:
+            connection = call.link
+            if connection is not None and connection is self._connection:
+                with contextlib.suppress(ConnectionLost):
+                    connection.send(encode(message))
+
+    def send(self, message: ClientMessage) -> None:
+        """Sends a message that no open call stands behind: now, or on the next connection."""
         connection = self._connection
         if connection is not None:
             try:
@@ -147,19 +155,18 @@ class Client:
                 return
             except ConnectionLost:
                 pass
-        if again:
-            with self._lock:
-                self._outbox.append(message)
-                if self._connection is None:
-                    self._start_reader(None, [])
+        with self._lock:
+            self._outbox.append(message)
+            if self._connection is None:
+                self._start_reader(None, [])
 
     def cancel_all(self, call_ids: Iterable[str], reason: str) -> None:
         """Cancels calls of which nothing more is wanted; those that have ended are left as they are."""
         for call_id in call_ids:
-            self.send(Cancel(call_id=call_id, reason=reason), again=True)
+            self.send(Cancel(call_id=call_id, reason=reason))
 
     def forget(self, call: RemoteCall) -> bool:
-        """Nothing more is wanted here. Returns whether another in this process still follows the same call."""
+        """Nothing more is wanted of it here. Returns whether another in this process follows it."""
         with self._lock:
             followers = self._calls.get(call.call_id, [])
             if call in followers:
@@ -262,11 +269,23 @@ class Client:
             with self._lock:
                 if self._connection is connection:
                     self._connection = None
-                self._defined.clear()
                 if self._closed or not (self._calls or self._outbox):
                     self._reader = None
                     return
+            problem = self._lasting_fault(connection.close_code)
+            if problem is not None:
+                self._fail_all(problem_error(problem))
+                return
             connection = None
+
+    def _lasting_fault(self, close_code: int) -> Problem | None:
+        """What the gateway closed the connection for, if it would do so again."""
+        fault, self._fault = self._fault, None
+        if fault is None:
+            self._faults = 0
+            return None
+        self._faults += 1
+        return fault if close_code in _DO_NOT_COME_BACK or self._faults >= _MAX_FAULTS else None
 
     def _dispatch(self, frame: bytes) -> None:
         message = decode_gateway_message(frame)
@@ -276,28 +295,41 @@ class Client:
         elif isinstance(message, Status):
             for call in tuple(self._calls.get(message.status.call_id, ())):
                 call.deliver(message)
-        elif isinstance(message, (Accepted, Refused)):
-            self._answered(message)
+        elif isinstance(message, Accepted):
+            for call in tuple(self._calls.get(message.call_id, ())):
+                call.deliver(message)
+        elif isinstance(message, Refused):
+            self._refused(message)
 
-    def _answered(self, message: Accepted | Refused) -> None:
+    def _refused(self, message: Refused) -> None:
         concerned: Iterable[RemoteCall]
         if message.call_id:
             concerned = tuple(self._calls.get(message.call_id, ()))
-        else:
-            function_id = message.function_id if isinstance(message, Refused) else ""
+        elif message.function_id:
             concerned = [
                 call
                 for call in self._all_calls()
-                if not function_id or (call.define is not None and call.define.function_id == function_id)
+                if call.define is not None and call.define.function_id == message.function_id
             ]
-            self._defined.discard(function_id)
+        else:
+            # About the connection: it is closed next, with a code that says whether to come back.
+            self._fault = message.problem
+            return
         for call in concerned:
-            if isinstance(message, Refused):
-                self.forget(call)
+            self.forget(call)
             call.deliver(message)
 
     def _all_calls(self) -> list[RemoteCall]:
         return [call for followers in list(self._calls.values()) for call in followers]
+
+    def _fail_all(self, error: BaseException) -> None:
+        with self._lock:
+            calls = self._all_calls()
+            self._calls.clear()
+            self._outbox.clear()
+            self._reader = None
+        for call in calls:
+            call.deliver(Lost(error))
 
     def _reconnect(self, reason: str) -> tuple[Connection, list[bytes]] | None:
         """Tries to connect again and takes up all open calls; None when that has failed for good."""
@@ -315,7 +347,11 @@ class Client:
                         connection.close()
                         self._reader = None
                         return None
-                    self._resume(connection)
+                    self._connection = connection
+                # Not in this thread, which has to read: a gateway that nobody reads from reads no more.
+                threading.Thread(
+                    target=self._resume, args=(connection,), name="skylift-resume", daemon=True
+                ).start()
                 return connection, messages
             except _PERMANENT as permanent:
                 error = permanent
@@ -334,29 +370,35 @@ class Client:
                 break
             time.sleep(delay)
             delay = min(delay * 1.6, 2.0)
-        with self._lock:
-            calls = self._all_calls()
-            self._calls.clear()
-            self._outbox.clear()
-            self._reader = None
-        for call in calls:
-            call.deliver(Lost(error))
+        self._fail_all(error)
         return None
 
     def _resume(self, connection: Connection) -> None:
-        """Says on a new connection what the gateway needs to go on with every open call. `_lock` is held."""
-        self._connection = connection
-        self._defined.clear()
-        for call in self._all_calls():
-            for message in call.resume():
-                define = call.define
-                if define is not None and define.function_id not in self._defined:
-                    self._defined.add(define.function_id)
-                    connection.send(encode(define))
-                connection.send(encode(message))
-        outbox, self._outbox = self._outbox, []
-        for message in outbox:
-            connection.send(encode(message))
+        """Says on a new connection what the gateway needs to go on with every open call."""
+        with contextlib.suppress(ConnectionLost):
+            for call in self._all_calls():
+                self._introduce(call, connection, again=True)
+            while self._outbox:
+                connection.send(encode(self._outbox[0]))
+                del self._outbox[0]
+
+    def _introduce(self, call: RemoteCall, connection: Connection, *, again: bool) -> None:
+        """Makes a call known on a connection, once."""
+        with call.link_lock:
+            if call.link is connection:
+                return
+            define = call.define
+            if define is not None:
+                with connection.defining:
+                    if define.function_id not in connection.defined:
+                        connection.send(encode(define))
+                        connection.defined.add(define.function_id)
+            if call.submit is not None and not again:
+                connection.send(encode(call.submit))
+            else:
+                for message in call.resume():
+                    connection.send(encode(message))
+            call.link = connection
 
 
 def notebook_name() -> str:

@@ -1,6 +1,7 @@
 """One open WebSocket to the gateway, over a plain socket.
 
-Frames are sent by whoever has something to say, in its own thread; one thread reads. So a call costs one change of threads: from the reader to the caller.
+Frames are sent by whoever has something to say, in its own thread; one thread reads. So a call costs one
+change of threads: from the reader to the caller.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class ConnectionLost(Exception):  # noqa: N818
 
 
 class Connection:
-    """An open WebSocket; `skylift.handshake` makes one. `receive` is for the reader thread, `send` for any."""
+    """An open WebSocket, made by `skylift.handshake`. `receive` is for the reader thread, `send` for any."""
 
     def __init__(self, sock: socket.socket, protocol: ClientProtocol, leftover: Sequence[Event]) -> None:
         from websockets.frames import Frame, Opcode
@@ -44,6 +45,16 @@ class Connection:
         self._protocol_lock = threading.Lock()
         self._send_lock = threading.Lock()
         self._closed = False
+        # A pong that a sender is to send after its own frame, because the reader must never wait for one.
+        self._urgent: list[bytes] = []
+        self.defined: set[str] = set()
+        """Functions that were defined on this connection; guarded by `defining`."""
+        self.defining = threading.Lock()
+
+    @property
+    def close_code(self) -> int:
+        """With what code the gateway closed the connection; 0 when it did not say."""
+        return self._protocol.close_code or 0
 
     def send(self, data: bytes) -> None:
         """Sends one binary message. Raises `ConnectionLost`."""
@@ -55,6 +66,8 @@ class Connection:
                     self._protocol.send_binary(data)
                     out = self._protocol.data_to_send()
                 self._write(out)
+                while self._urgent:
+                    self._write([self._urgent.pop(0)])
             except ConnectionLost:
                 raise
             except BaseException as error:
@@ -102,11 +115,21 @@ class Connection:
             events = self._protocol.events_received()
             out = self._protocol.data_to_send()
         if out:
-            with contextlib.suppress(ConnectionLost), self._send_lock:
-                self._write(out)
+            self._answer(out)
         if not data:
             self._ended = self._reason() or "the gateway closed the connection"
         return events
+
+    def _answer(self, out: list[bytes]) -> None:
+        """Sends what the protocol answers by itself: now, or by whoever is sending now."""
+        self._urgent.append(b"".join(out))
+        if self._send_lock.acquire(blocking=False):
+            try:
+                with contextlib.suppress(ConnectionLost):
+                    while self._urgent:
+                        self._write([self._urgent.pop(0)])
+            finally:
+                self._send_lock.release()
 
     def _after_silence(self) -> None:
         quiet = time.monotonic() - self._heard
@@ -149,11 +172,10 @@ class Connection:
             raise ConnectionLost(self._reason() or str(error)) from error
 
     def _ping(self) -> None:
-        with contextlib.suppress(ConnectionLost), self._send_lock:
-            with self._protocol_lock:
-                self._protocol.send_ping(b"")
-                out = self._protocol.data_to_send()
-            self._write(out)
+        with self._protocol_lock:
+            self._protocol.send_ping(b"")
+            out = self._protocol.data_to_send()
+        self._answer(out)
 
     def _reason(self) -> str:
         return self._protocol.close_reason or ""

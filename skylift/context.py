@@ -31,9 +31,9 @@ def current_function_call_id() -> str | None:
 
 @contextlib.contextmanager
 def enable_output() -> Iterator[None]:
-    """While this is open, what remote functions print is printed here, and waiting calls say what they wait for.
+    """While this is open, what remote functions print is printed here.
 
-    In a notebook that is always so.
+    Calls that wait for more than a second then say what they wait for. In a notebook that is always so.
     """
     global _output_depth
     _output_depth += 1

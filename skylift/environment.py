@@ -6,8 +6,9 @@ A container of ``Image.from_environment()`` sees, read-only and at the same path
 - packages that are installed in editable mode, wherever their source is;
 - the folder of the notebook or script, with the local modules and data files in it.
 
-A folder that holds more than one project (``/``, a home folder or a folder above it, ``/tmp`` and the like) is
-never shown whole: of such a folder the container sees the modules and packages directly in it, and nothing else.
+A folder that holds more than one project (``/``, a home folder or a folder above it, ``/tmp`` and the like)
+is never shown whole: of such a folder the container sees the modules and packages directly in it, and nothing
+else.
 """
 
 from __future__ import annotations
@@ -27,28 +28,12 @@ from skylift.exceptions import InvalidError
 from skylift.fingerprint import fingerprint
 from skylift.wire import ImageSpec, MountSpec, machine_id
 
-_SHARED_FOLDERS = [
-    "/",
-    "/bin",
-    "/boot",
-    "/dev",
-    "/etc",
-    "/home",
-    "/lib",
-    "/media",
-    "/mnt",
-    "/opt",
-    "/proc",
-    "/root",
-    "/run",
-    "/srv",
-    "/sys",
-    "/tmp",
-    "/usr",
-    "/var",
-    "/var/tmp",
-    "/Users",
-]
+_SHARED_FOLDERS = frozenset(
+    (
+        *("/", "/Users", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/media", "/mnt", "/opt", "/proc"),
+        *("/root", "/run", "/srv", "/sys", "/tmp", "/usr", "/var", "/var/tmp"),  # noqa: S108
+    )
+)
 _MODULE_SUFFIXES = tuple(importlib.machinery.all_suffixes())
 _MAX_SINGLE_MOUNTS = 500
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -84,7 +84,7 @@ class ResourceExhaustedError(Error):
     """Out of memory, disk or quota; the message has the limit and what was used."""
 
 
-class ConnectionError(Error):
+class ConnectionError(Error):  # noqa: A001
     """The gateway cannot be reached or started."""
 
 
@@ -92,7 +92,7 @@ class VersionError(Error):
     """Two programs that are to work together have versions that do not."""
 
 
-class TimeoutError(Error):
+class TimeoutError(Error):  # noqa: A001
     """Something of Skylift took longer than it may."""
 
 
@@ -127,9 +127,9 @@ class ImageBuildError(RemoteError):
     """An image could not be built."""
 
 
-class InternalFailure(Error):
+class InternalFailure(Error):  # noqa: N818
     """Something that should not happen; a bug of Skylift."""
 
 
 class InputCancellation(BaseException):
-    """Raised inside a function whose call is cancelled. Not an ``Exception``: a bare handler lets it through."""
+    """Raised inside a function whose call is cancelled. No ``Exception``: handlers let it pass."""

@@ -28,15 +28,15 @@ def fingerprint(search_path: Iterable[str], local_roots: Iterable[str], main_fil
 
 
 def _installed(folder: str) -> list[str]:
-    lines: list[str] = []
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.endswith((".dist-info", ".egg-info", ".egg-link", ".pth")):
-                    lines.append(f"{entry.path} {entry.stat().st_mtime_ns}\n")
+            return sorted(
+                f"{entry.path} {entry.stat().st_mtime_ns}\n"
+                for entry in entries
+                if entry.name.endswith((".dist-info", ".egg-info", ".egg-link", ".pth"))
+            )
     except OSError:
         return []
-    return sorted(lines)
 
 
 def _local(roots: list[str], main_file: str) -> list[str]:

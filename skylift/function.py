@@ -36,7 +36,7 @@ R = TypeVar("R")
 class Function(Generic[P, R]):
     """A function that runs in containers. ``@app.function()`` makes one.
 
-    ``f.remote(x)`` runs it there and waits; ``f.local(x)`` runs it here. Every method that waits has ``.aio``.
+    ``f.remote(x)`` runs it there and waits; ``f.local(x)`` runs it here. Methods that wait have ``.aio``.
     """
 
     _skylift_handle = True
@@ -83,8 +83,8 @@ class Function(Generic[P, R]):
 
         ``f.map(xs)``, ``f.map(xs, ys, kwargs={}, order_outputs=True, return_exceptions=False)``: one iterable
         for each argument, drawn lazily, a bounded number of inputs ahead of the outputs. Outputs come in the
-        order of the inputs, or as they are ready with ``order_outputs=False``. The first exception of an input
-        ends the map, unless ``return_exceptions=True`` puts exceptions among the outputs.
+        order of the inputs, or as they are ready with ``order_outputs=False``. The first exception of an
+        input ends the map, unless ``return_exceptions=True`` puts exceptions among the outputs.
         """
         return Iterating(self._map)
 
@@ -352,7 +352,11 @@ class _MapTarget:
             summary=f"{self._function._name}.map(…)",
             cell=calling_place(),
         )
-        inputs = MapInputs(submit.call_id, client.send, lambda: mailbox.put((call, Nudge())))
+        inputs = MapInputs(
+            submit.call_id,
+            send=lambda message: client.say(call, message),
+            woken=lambda: mailbox.put((call, Nudge())),
+        )
         call = RemoteCall(
             client, submit.call_id, submit=submit, define=define, inputs=inputs, mailbox=mailbox
         )

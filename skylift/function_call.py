@@ -34,7 +34,7 @@ class TimelineEntry:
 
 
 class FunctionCall(Generic[R]):
-    """One call of a function. `Function.spawn` makes one; `from_id` finds one again, also from another process."""
+    """One call of a function. `Function.spawn` makes one; `from_id` finds one again, in any process."""
 
     def __init__(self, call_id: str, *, name: str = "", shows_output: bool = False) -> None:
         self._call_id = call_id
@@ -48,7 +48,7 @@ class FunctionCall(Generic[R]):
 
     @staticmethod
     def from_id(function_call_id: str) -> FunctionCall[Any]:
-        """The call of that id. Raises `InvalidError` for what is no id; that the call exists is not checked."""
+        """The call of that id, if there is one. Raises `InvalidError` for what is no id."""
         if not isinstance(function_call_id, str) or not is_id(function_call_id, "fc"):
             raise InvalidError(f"{function_call_id!r} is no call's id; one looks like fc-01jd3k5v7x…")
         return FunctionCall(function_call_id)
@@ -78,7 +78,7 @@ class FunctionCall(Generic[R]):
 
     @property
     def cancel(self) -> Blocking[..., None]:
-        """Ends the call; it is not retried. ``cancel(terminate_containers=True)`` ends its container as well."""
+        """Ends the call for good. ``cancel(terminate_containers=True)`` ends its container as well."""
         return Blocking(self._cancel)
 
     @property
@@ -275,7 +275,8 @@ class _Reading:
                 self.owner._last = event
             elif self.owner._shows_output:
                 self.output.event(event)
-        self.owner._seq, self.owner._total = self.call.consumed_seq, self.call.consumed_total
+        self.owner._seq, self.owner._total = self.call.taken_seq, self.call.taken_total
+        self.call.consume()
         if self.over:
             self._finish()
 

@@ -137,8 +137,8 @@ class FunctionCode:
 def _captured(capture: Capture, why: str) -> SerializationError:
     return SerializationError(
         f"{capture.name!r}, which {capture.owner.__qualname__}() captures ({location(capture.owner)}), "
-        f"cannot travel to a container: {why}. Make it inside the function, or pass what is needed to make it "
-        "as an argument"
+        f"cannot travel to a container: {why}. Make it inside the function, or pass what is needed to make "
+        "it as an argument"
     )
 
 

@@ -52,8 +52,8 @@ def find_gateway(*, start: bool = True, progress: Callable[[str], None] | None =
         return Gateway(url, _token(home), None)
     if not is_local():
         raise exceptions.ConnectionError(
-            "this container has no way to the gateway ($SKYLIFT_GATEWAY_URL is not set), so code in it cannot "
-            "call other functions"
+            "this container has no way to the gateway ($SKYLIFT_GATEWAY_URL is not set), so code in it "
+            "cannot call other functions"
         )
     running = running_gateway(home)
     if running is None:

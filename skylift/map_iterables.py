@@ -12,7 +12,7 @@ Drawn: TypeAlias = "Iterator[tuple[Any, ...]] | AsyncIterator[tuple[Any, ...]]"
 
 
 def zipped(waiter: Waiter, iterables: tuple[Any, ...], name: str) -> Drawn:
-    """One input of each iterable at a time, until the shortest ends. Raises `InvalidError` for what is none."""
+    """One input of each iterable at a time, until the shortest ends. Raises `InvalidError`."""
     if not iterables:
         raise InvalidError(f"{name}.map() needs an iterable of inputs")
     for iterable in iterables:

@@ -82,6 +82,7 @@ async def run_map(
         while not (inputs.total == outputs.yielded and feeder.ended):
             inputs.yielded(outputs.yielded - told)
             told = outputs.yielded
+            call.consume()
             try:
                 _, message = await waiter.take(mailbox, _FLUSH_POLL if inputs.unsent else output.poll)
             except Empty:

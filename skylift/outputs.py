@@ -99,7 +99,7 @@ class _TerminalLine(Line):
 
 
 class _NotebookLine(Line):
-    """A display that is updated in place; it ends as a line worth keeping, because it cannot be taken away."""
+    """A display that is updated in place. It cannot be taken away, so it ends as a line worth keeping."""
 
     def __init__(self) -> None:
         self._handle: Any = None

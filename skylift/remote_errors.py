@@ -1,7 +1,7 @@
 """Exceptions from `error` events: the original exception, with the traceback that it had in the container.
 
-The event is described in docs/protocol.md. Tracebacks are made real with tblib, so that debuggers, loggers and
-IPython show the container's frames as they show local ones: a notebook's cell with its own line numbers.
+The event is described in docs/protocol.md. Tracebacks are made real with tblib, so that debuggers, loggers
+and IPython show the container's frames as they show local ones: a notebook's cell with its own line numbers.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def dumps(value: Any) -> bytes:
 
 
 def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any], name: str, raw: Any = None) -> bytes:
-    """The pickle of one call's arguments. `name` is the function's, `raw` the function itself where it is known.
+    """The pickle of one call's arguments. `name` is the function's, `raw` the function itself, if known.
 
     Warns when it is over 100 MB. Raises `SerializationError` naming the argument that cannot travel.
     """
@@ -125,7 +125,7 @@ def _explain_arguments(
     for label, value in _named_arguments(args, kwargs, raw):
         try:
             dumps(value)
-        except SerializationError as refused:
+        except SerializationError as refused:  # noqa: PERF203
             return refused
         except Exception as reason:
             return SerializationError(
@@ -154,7 +154,7 @@ def _find_culprit(value: Any, error: BaseException) -> tuple[str, Any, BaseExcep
         for step, part in _parts(value):
             try:
                 dumps(part)
-            except Exception as reason:
+            except Exception as reason:  # noqa: PERF203
                 path, value, error = path + step, part, reason
                 break
         else:

@@ -25,7 +25,8 @@ from skylift.remote_errors import rebuild
 from skylift.remote_ref import References, RemoteRef
 from skylift.results import connected_client, event_data
 from skylift.serialization import loads, warn_large
-from skylift.waiting import BLOCKING, run
+from skylift.waiting import BLOCKING
+from skylift.waiting import run as run_blocking
 from skylift.wire import (
     WARN_SIZE,
     ContainerInfo,
@@ -138,25 +139,34 @@ class Session:
             "drop": self._references.take_gone(),
             "silent": silent,
         }
-        submit = {"summary": summary, "cell": cell, "detached": detached, "durable": detached}
 
         def everything() -> RemoteCall:
-            self._note_sent(values)
-            return self._submit(envelope(header, values), **submit)
+            return self._submit(envelope(header, values), summary=summary, cell=cell, detached=detached)
 
-        # Nobody would be there to send again what a new container lacks.
         if detached:
-            call = everything()
+            # Nobody would be there to send again what a new container lacks.
+            run = self._accepted(everything())
         else:
-            call = self._submit(envelope({**header, "have": held}, new), **submit)
-            self._note_sent(new)
+            data = envelope({**header, "have": held}, new)
+            call = self._submit(data, summary=summary, cell=cell)
+            run = CellRun(self, call, again=everything if held else None)
+        self._note_sent(values)
         for name in assigned:
             self._held.pop(name, None)
-        return CellRun(self, call, everything if held and not detached else None)
+        return run
+
+    def _accepted(self, call: RemoteCall) -> CellRun:
+        """A detached cell, once it is on disk; followed from its start if anyone asks."""
+        try:
+            _, message = call.mailbox.take()
+            call.take_in(message)
+        finally:
+            call.client.forget(call)
+        return CellRun(self, RemoteCall(call.client, call.call_id, follow_status=True), followed=False)
 
     def attach(self, call_id: str, *, from_start: bool = True) -> CellRun:
         """Takes up a cell that runs, or has run, in this or another client; from its start or from now."""
-        client = run(connected_client(BLOCKING))
+        client = run_blocking(connected_client(BLOCKING))
         call = RemoteCall(client, call_id, first_seq=0 if from_start else -1, follow_status=True)
         client.call(call)
         return CellRun(self, call)
@@ -188,8 +198,8 @@ class Session:
     def stop(self) -> None:
         """Ends the container; its variables are gone. The next cell starts a new session."""
         if self._define is not None:
-            client = run(connected_client(BLOCKING))
-            client.send(StopSession(session=self.session_id), again=True)
+            client = run_blocking(connected_client(BLOCKING))
+            client.send(StopSession(session=self.session_id))
         self._begin()
 
     # --- how it is done --------------------------------------------------------------------------
@@ -244,9 +254,8 @@ class Session:
         summary: str = "",
         cell: str = "",
         detached: bool = False,
-        durable: bool = False,
     ) -> RemoteCall:
-        client = run(connected_client(BLOCKING))
+        client = run_blocking(connected_client(BLOCKING))
         define = self._defined()
         submit = Submit(
             call_id=new_id("fc"),
@@ -256,7 +265,7 @@ class Session:
             summary=summary,
             cell=cell,
             detached=detached,
-            durable=durable,
+            durable=detached,
         )
         call = RemoteCall(client, submit.call_id, submit=submit, define=define, follow_status=True)
         client.call(call)
@@ -273,7 +282,7 @@ class Session:
         """Waits for an operation to end. Raises what it raised."""
         result: Event | None = None
         try:
-            while (events := run(call.events(BLOCKING))) is not None:
+            while (events := run_blocking(call.events(BLOCKING))) is not None:
                 for event in events:
                     if event.kind == "error":
                         raise rebuild(event.meta, event_data(event, call.client))

@@ -1,8 +1,8 @@
 """Waiting for what the connection's reader thread delivers, in a thread or in an event loop.
 
-The logic of calls is written once, as coroutines that get a `Waiter`. With `BLOCKING` they never suspend: each
-wait blocks the thread, and `run` drives them to their end in one step, without an event loop. With `ASYNCIO`
-they suspend like any coroutine.
+The logic of calls is written once, as coroutines that get a `Waiter`. With `BLOCKING` they never suspend:
+each wait blocks the thread, and `run` drives them to their end in one step, without an event loop. With
+`ASYNCIO` they suspend like any coroutine.
 """
 
 from __future__ import annotations
