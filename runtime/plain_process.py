@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import resource
 import shutil
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from skylift.runtime.gpus import visible_devices
@@ -28,6 +29,7 @@ from skylift.runtime.isolation import (
     ResourceUse,
     StartError,
 )
+from skylift.runtime.process_notes import ProcessNotes, stat_fields
 from skylift.runtime.settings import MIB, HostSettings
 
 WARNING = (
@@ -49,17 +51,11 @@ class ProcessIsolation(Isolation):
 
     def __init__(self, settings: HostSettings, folder: Path) -> None:
         """`folder` is the host's own, in ``$SKYLIFT_HOME``."""
-        self._running = folder / "processes"
-        """A file for each: its process group, for the next host to end if this one crashes."""
+        self._notes = ProcessNotes(folder / "processes")
 
     async def adopt(self) -> None:
-        if self._running.is_dir():
-            for path in self._running.iterdir():
-                pid, _, started = path.read_text(encoding="ascii").partition(" ")
-                if pid.isdecimal() and started and _started(int(pid)) == started:
-                    _kill_group(int(pid))
-                path.unlink(missing_ok=True)
-        self._running.mkdir(parents=True, exist_ok=True)
+        for pid in self._notes.take_living():
+            _kill_group(pid)
 
     async def create(self, plan: ContainerPlan) -> ContainerProcess:
         folder = plan.folder / "isolation"
@@ -91,20 +87,22 @@ class ProcessIsolation(Isolation):
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise StartError(f"{command[0]} could not be started: {error.strerror}.") from error
-        note = self._running / plan.container_id
-        note.write_text(f"{process.pid} {_started(process.pid)}", encoding="ascii")
+        self._notes.write(plan.container_id, process.pid)
         _limit(process.pid, plan.memory_limit)
-        return PlainProcess(process, (plan.memory_limit or 0) * MIB, folder, note)
+        return PlainProcess(
+            process, (plan.memory_limit or 0) * MIB, folder, lambda: self._notes.forget(plan.container_id)
+        )
 
     async def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._running.rmdir()
+        self._notes.remove_folder()
 
 
 class PlainProcess(ContainerProcess):
     """One process and what it has started (except what moved to a session of its own)."""
 
-    def __init__(self, process: subprocess.Popen[bytes], memory_limit: int, folder: Path, note: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], memory_limit: int, folder: Path, forget: Callable[[], None]
+    ) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         self.pid = process.pid
@@ -115,7 +113,7 @@ class PlainProcess(ContainerProcess):
         self._process = process
         self._memory_limit = memory_limit
         self._folder = folder
-        self._note = note
+        self._forget = forget
         self._last_use = ResourceUse()
         loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[ExitStatus] = loop.create_future()
@@ -141,7 +139,7 @@ class PlainProcess(ContainerProcess):
     async def remove(self) -> None:
         await self.kill()
         _kill_group(self.pid)
-        self._note.unlink(missing_ok=True)
+        self._forget()
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     def _wait_for_end(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -199,24 +197,10 @@ def _limit(pid: int, memory_limit: int | None) -> None:
                 resource.prlimit(pid, resource.RLIMIT_DATA, (memory_limit * MIB, memory_limit * MIB))
 
 
-def _stat(pid: int | str) -> list[str]:
-    """The fields of ``/proc/PID/stat`` from the state on; empty where there are none."""
-    try:
-        return Path("/proc", str(pid), "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _started(pid: int) -> str:
-    """When a process began: with its pid, this tells it from another that has the pid later."""
-    fields = _stat(pid)
-    return fields[19] if fields else ""
-
-
 def _session_use(session: int) -> ResourceUse:
     ticks = pages = 0
     for name in os.listdir("/proc") if sys.platform == "linux" else ():
-        fields = _stat(name) if name.isdecimal() else []
+        fields = stat_fields(name) if name.isdecimal() else []
         if fields and int(fields[3]) == session:
             ticks += int(fields[11]) + int(fields[12])
             pages += int(fields[21])

@@ -59,6 +59,7 @@ class RuncIsolation(Isolation):
         self._home = folder.parent
         self._state = folder / "runc"
         self._skeletons_folder = folder / "skeletons"
+        self._networks = folder / "networks"
         self._cdi_folders = cdi_folders
         self._key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:8]
         self._lock = HostLock(self._key)
@@ -91,7 +92,7 @@ class RuncIsolation(Isolation):
             self._cgroups = cgroups if cgroups.usable else None
             await remove_tree(self._state, self._prefix)
             self._state.mkdir(parents=True, exist_ok=True)
-            self._network = await start_network(self._settings, self._key, self._prefix)
+            self._network = await start_network(self._settings, self._key, self._prefix, self._networks)
             self._roots = Roots(self._make_skeleton(), self._maps, self._prefix)
             await self._roots.choose(self._state / ".scratch")
             if self._network is not None:

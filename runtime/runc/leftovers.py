@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from skylift.runtime.process_notes import started
 from skylift.runtime.runc.bridge import bridge_keys, remove_bridge
 from skylift.runtime.runc.cgroups import Cgroups
 from skylift.runtime.runc.commands import CommandError, within
@@ -65,16 +66,15 @@ async def remove_dead_hosts(cgroups: Cgroups) -> None:
             lock.release()
 
 
-def _open_if_same(pid: int, started: int) -> list[int]:
+def _open_if_same(pid: int, began: int) -> list[int]:
     """A pidfd of the process, if it is the one that began at that time (in clock ticks since boot)."""
     if pid <= 1:
         return []
     try:
         pidfd = os.pidfd_open(pid)
-        fields = Path("/proc", str(pid), "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return []
-    if int(fields[19]) == started:
+    if started(pid) == str(began):
         return [pidfd]
     os.close(pidfd)
     return []

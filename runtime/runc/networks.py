@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Literal
 
 from skylift.runtime.runc.commands import CommandError
@@ -44,7 +45,7 @@ class Network(ABC):
         """Remove what all containers shared. Idempotent."""
 
 
-async def start_network(settings: HostSettings, key: str, prefix: list[str]) -> Network | None:
+async def start_network(settings: HostSettings, key: str, prefix: list[str], folder: Path) -> Network | None:
     """The network that the settings name, started; None for ``"none"``.
 
     `key` tells this host's devices from another's; `prefix` is what runs a command in the keeper's
@@ -60,7 +61,7 @@ async def start_network(settings: HostSettings, key: str, prefix: list[str]) -> 
         elif settings.network == "bridge":
             raise CommandError('network = "bridge" needs a host that runs as root; use "user".')
     if settings.network in ("auto", "user"):
-        kinds.append(UserNetwork(prefix))
+        kinds.append(UserNetwork(prefix, folder))
     failures = []
     for network in kinds:
         try:

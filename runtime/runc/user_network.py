@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from skylift.runtime.child_processes import ChildProcess
+from skylift.runtime.process_notes import ProcessNotes
 from skylift.runtime.runc.commands import CommandError, run, within
 from skylift.runtime.runc.namespaces import HeldNamespaces
 from skylift.runtime.runc.networks import Attachment, Network
@@ -30,17 +31,22 @@ STOP_TIMEOUT = 2.0
 
 
 class UserNetwork(Network):
-    """One program for each container. It ends by itself when the container's network namespace does."""
+    """One program for each container."""
 
     name = "user"
     name_server = NAME_SERVER
 
-    def __init__(self, prefix: Sequence[str]) -> None:
-        """`prefix` runs a command in the keeper's user namespace; empty where the host is root."""
+    def __init__(self, prefix: Sequence[str], folder: Path) -> None:
+        """`prefix` runs a command in the keeper's user namespace; empty where the host is root. `folder` is
+        for notes of the programs."""
         self._prefix = list(prefix)
+        self._notes = ProcessNotes(folder)
         self._program: Literal["pasta", "slirp4netns"] = "pasta"
 
     async def start(self) -> None:
+        for pid in self._notes.take_living():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if shutil.which("pasta"):
             self._program = "pasta"
         elif shutil.which("slirp4netns"):
@@ -52,9 +58,12 @@ class UserNetwork(Network):
     async def attach(self, namespaces: HeldNamespaces) -> Attachment:
         start = self._start_pasta if self._program == "pasta" else self._start_slirp
         process = await start(namespaces)
+        self._notes.write(str(process.pid), process.pid)
         try:
-            inside = [*self._prefix, "nsenter", f"--user={namespaces.path('user')}"]
-            inside += [f"--net={namespaces.path('net')}", "--preserve-credentials", "--"]
+            inside = [*self._prefix, "nsenter", f"--net={namespaces.path('net')}"]
+            if self._prefix:  # root of the keeper's namespace is root of the container's, and only there
+                inside += [f"--user={namespaces.path('user')}", "--preserve-credentials"]
+            inside.append("--")
             # A container cannot take the route away: it has no power over its own network.
             await run(
                 [*inside, "ip", "-batch", "-"], given=f"link set lo up\nroute add prohibit {METADATA}\n"
@@ -64,10 +73,10 @@ class UserNetwork(Network):
             _send(process, signal.SIGKILL)
             raise
         words = found.stdout.split()
-        return _Program(process, words[2].partition("/")[0] if len(words) > 2 else SLIRP_ADDRESS)
+        return _Program(process, self._notes, words[2].partition("/")[0] if len(words) > 2 else SLIRP_ADDRESS)
 
     async def close(self) -> None:
-        """Nothing is shared."""
+        self._notes.remove_folder()
 
     async def _start_pasta(self, namespaces: HeldNamespaces) -> ChildProcess:
         """pasta goes into the background once it is ready, and its pid into a file."""
@@ -75,6 +84,8 @@ class UserNetwork(Network):
             options = ["--config-net", "--quiet", "--ipv4-only", "--ns-ifname", "eth0", "--no-map-gw"]
             options += ["--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none"]
             options += ["--dns-forward", NAME_SERVER, "--pid", str(pid_file), "--log-file", os.devnull]
+            if os.geteuid() == 0:
+                options += ["--runas", "0:0"]
             options += ["--userns", namespaces.path("user"), "--netns", namespaces.path("net")]
             await run(["pasta", *options])
             return ChildProcess(int(pid_file.read_text(encoding="ascii")))
@@ -115,8 +126,9 @@ class UserNetwork(Network):
 class _Program(Attachment):
     """The program that speaks for one container."""
 
-    def __init__(self, process: ChildProcess | Process, address: str) -> None:
+    def __init__(self, process: ChildProcess | Process, notes: ProcessNotes, address: str) -> None:
         self._process = process
+        self._notes = notes
         self.address = address
 
     async def close(self) -> None:
@@ -125,6 +137,7 @@ class _Program(Attachment):
             await within(self._process.wait(), STOP_TIMEOUT)
         except asyncio.TimeoutError:
             _send(self._process, signal.SIGKILL)
+        self._notes.forget(str(self._process.pid))
 
 
 def _send(process: ChildProcess | Process, number: signal.Signals) -> None:
