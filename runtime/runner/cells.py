@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .shell import CellShell
 
 _DEFAULT_LIMIT = 1024 * 1024
+_IPYTHONS_OWN = re.compile(r"__.*|_+|_i+|_i?\d+|_[iod]h")
 
 
 class Cells:
@@ -106,8 +108,8 @@ class Cells:
         except Exception as error:
             raise RunnerError(
                 "SerializationError",
-                f"the value of type {type_name(value)} cannot be sent: {why_not(value, error)}. It works on in "
-                "the session's cells: bring what you need of it.",
+                f"the value of type {type_name(value)} cannot be sent: {why_not(value, error)}. It works on "
+                "in the session's cells: bring what you need of it.",
             ) from error
 
     def _names(self) -> list[Header]:
@@ -115,7 +117,7 @@ class Cells:
         return [
             {"name": name, **self._references.describe(value, "")}
             for name, value in self._namespace.items()
-            if not name.startswith("__") and not (name in hidden and hidden[name] is value)
+            if not _IPYTHONS_OWN.fullmatch(name) and not (name in hidden and hidden[name] is value)
         ]
 
     def _assigned(self, envelope: Header) -> list[tuple[str, str, bytes]]:

@@ -56,7 +56,6 @@ class Runner:
         self._inputs: Inputs | None = None
         self._maps: OrderedDict[str, Window] = OrderedDict()
         self._waiting: dict[str, list[tuple[Header, bytes | memoryview]]] = {}
-        self._pid = os.getpid()
         self._own_main = sys.modules["__main__"]
 
     def run(self) -> NoReturn:
@@ -65,7 +64,12 @@ class Runner:
             self.link.connect()
         except OSError as error:
             sys.exit(f"skylift runner: no host at {os.environ.get(SOCKET_VARIABLE)}: {error}")
-        os.register_at_fork(after_in_child=self._forked)
+        # A SIGTERM that comes while a child is forked would be lost to a handler that is not the child's.
+        os.register_at_fork(
+            before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}),
+            after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM}),
+            after_in_child=self._forked,
+        )
         self.guard.install()
         signal.signal(signal.SIGTERM, self._on_sigterm)
         self._become_main()
@@ -186,12 +190,7 @@ class Runner:
 
     # --- ends ------------------------------------------------------------------------------------
 
-    def _on_sigterm(self, number: int, _frame: types.FrameType | None) -> None:
-        if os.getpid() != self._pid:
-            # A child that was forked a moment ago: it ends as any process does.
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
+    def _on_sigterm(self, _number: int, _frame: types.FrameType | None) -> None:
         self.guard.stopping = Request("cancel", "the container is being stopped", None)
         if self._stream is None:
             raise _Stopped
@@ -214,3 +213,4 @@ class Runner:
         self.guard.active = False
         if signal.getsignal(signal.SIGTERM) == self._on_sigterm:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

@@ -204,7 +204,7 @@ def test_retries_until_it_works(host: FakeHost) -> None:
 
     assert call.result == 3
     assert call.text() == "attempt 1\nattempt 2\nattempt 3\n"
-    assert [(frame["attempt"], frame["error"]) for frame in call.started] == [
+    assert [(frame["attempt"], frame["error"]) for frame in call.attempts] == [
         (2, "OSError: attempt 1 fails"),
         (3, "OSError: attempt 2 fails"),
     ]
@@ -237,4 +237,4 @@ def test_what_is_ours_is_not_retried(host: FakeHost) -> None:
 
     call = host.call(make, retries={"max_retries": 3, **RETRY})
     assert call.error["skylift"] == "SerializationError"
-    assert call.started == []
+    assert call.attempts == []
