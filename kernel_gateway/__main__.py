@@ -17,10 +17,11 @@ import signal
 import sys
 from pathlib import Path
 
+from skylift.backend.control import VERSION
 from skylift.backend.database import DatabaseError
 from skylift.backend.settings import Settings, SettingsError, load_settings
 from skylift.kernel_gateway.gateway import Gateway
-from skylift.kernel_gateway.home import VERSION, AlreadyRunningError, GatewayHome
+from skylift.kernel_gateway.home import AlreadyRunningError, GatewayHome
 from skylift.kernel_gateway.server import ListenError
 
 _LOG_BYTES = 10 * 1024 * 1024

@@ -39,15 +39,16 @@ class Gateway:
     async def start(self, host: str, port: int) -> str:
         """Take up what an earlier gateway left, listen, and announce it; returns the URL.
 
-        Raises `DatabaseError`, `ListenError` and OSError; nothing is left running then.
+        Raises `DatabaseError`, `ListenError` and OSError.
         """
+        url = self._server.bind(host, port, self._home.last_port())
         await self.control.start()
         try:
             await self._hosts.listen()
-            url = self._server.listen(host, port, self._home.last_port())
         except BaseException:
             await self.stop(end_hosts=False)
             raise
+        self._server.serve()
         self._home.remember_port(int(url.rpartition(":")[2]))
         self._home.announce(url, self.control.gateway_id)
         log.info("Gateway %s listens on %s.", self.control.gateway_id, url)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.metadata
 import os
 from pathlib import Path
 
 import msgspec
 
-VERSION = importlib.metadata.version("skylift")
-"""Of this installation."""
+from skylift.backend.control import VERSION
 
 
 class GatewayFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,11 +37,13 @@ class GatewayHome:
         self._lock_file = folder / "gateway.lock"
 
     def lock(self) -> None:
-        """Make the folder (mode 0700) and take it for this process, until it ends.
+        """Make the folder, close it to other users (tokens and code are in it), and take it for this process,
+        until it ends.
 
         Raises `AlreadyRunningError`, and OSError where the folder cannot be made.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
         descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

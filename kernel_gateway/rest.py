@@ -6,9 +6,9 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from skylift.backend.control import VERSION
 from skylift.backend.views import CallFilter, SpendBy
 from skylift.kernel_gateway.handler import Handler, RequestError
-from skylift.kernel_gateway.home import VERSION
 from skylift.wire import FINAL_STATES, CancelMode
 
 Q = TypeVar("Q", bound=msgspec.Struct)

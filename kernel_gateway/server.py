@@ -75,10 +75,10 @@ class GatewayServer:
             idle_connection_timeout=IDLE_SECONDS,
         )
 
-    def listen(self, host: str, port: int, wished_port: int = 0) -> str:
-        """Listen on `port`; where that is 0 on `wished_port`, or on a free one where that is taken.
+    def bind(self, host: str, port: int, wished_port: int = 0) -> str:
+        """Take `port`; where that is 0 `wished_port`, or a free one where that is taken.
 
-        Returns the URL. Raises `ListenError`.
+        Returns the URL; who connects waits until `serve`. Raises `ListenError`.
         """
         try:
             listener = _bind(host, port or wished_port)
@@ -86,10 +86,10 @@ class GatewayServer:
             if error.errno != errno.EADDRINUSE or port or not wished_port:
                 raise _listen_error(host, port, error) from error
             log.info("Port %d of before is taken now; clients have to look for the new one.", wished_port)
-            listener = self._bind_any(host)
+            listener = _bind(host, 0)
         port = listener.getsockname()[1]
+        self._listener = listener
         self._application.origins |= own_origins(host, port)
-        self._server.add_socket(listener)
         name = f"[{host}]" if ":" in host else host
         if not is_loopback(host):
             log.warning(
@@ -99,21 +99,20 @@ class GatewayServer:
             )
         return f"http://{_reachable(name)}:{port}"
 
+    def serve(self) -> None:
+        """Take connections from now on."""
+        self._server.add_socket(self._listener)
+
     def stop_listening(self) -> None:
         """Take no new connections."""
         self._server.stop()
+        self._listener.close()
 
     async def close(self) -> None:
         """Close what is open: notebooks are told to come back."""
         self._application.clients.close_all("the gateway stops")
         self._application.blobs.close()
         await self._server.close_all_connections()
-
-    def _bind_any(self, host: str) -> socket.socket:
-        try:
-            return _bind(host, 0)
-        except OSError as error:
-            raise _listen_error(host, 0, error) from error
 
 
 def _bind(host: str, port: int) -> socket.socket:

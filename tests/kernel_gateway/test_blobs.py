@@ -8,8 +8,7 @@ import socket
 
 import pytest
 from blake3 import blake3
-from conftest import TOKEN, Served
-from test_routes import ask, check, problem
+from served_gateway import TOKEN, Served, ask, check, problem
 
 from skylift.kernel_gateway import blobs
 from skylift.lazyfs.store import StoreFullError

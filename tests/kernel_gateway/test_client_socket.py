@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 import websockets
-from conftest import TOKEN, Served
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_client import RawClient, raw_client
+from served_gateway import TOKEN, Served
 from websockets.asyncio.client import connect
 
 from skylift.kernel_gateway import client_socket

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from skylift.kernel_gateway.home import VERSION, AlreadyRunningError, GatewayHome
+from skylift.backend.control import VERSION
+from skylift.kernel_gateway.home import AlreadyRunningError, GatewayHome
 
 
 def test_the_folder_is_made_for_its_user_alone(tmp_path: Path) -> None:
     GatewayHome(tmp_path / "a" / "b").lock()
     assert 0o700 == stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode)
+    (tmp_path / "open").mkdir(mode=0o755)
+    GatewayHome(tmp_path / "open").lock()
+    assert 0o700 == stat.S_IMODE((tmp_path / "open").stat().st_mode)
 
 
 def test_one_gateway_a_folder(tmp_path: Path) -> None:

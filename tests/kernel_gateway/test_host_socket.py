@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from conftest import HOST_TOKEN, RecordingControl, Served
+from served_gateway import HOST_TOKEN, RecordingControl, Served
 
 from skylift.kernel_gateway import host_socket
 from skylift.kernel_gateway.host_socket import HostServer

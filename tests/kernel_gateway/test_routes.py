@@ -7,13 +7,10 @@ import re
 import socket
 from typing import Any
 
-import msgspec
 import pytest
-import urllib3
-from conftest import TOKEN, Served
+from served_gateway import TOKEN, Served, ask, check, problem, upgrade
 
 from skylift.kernel_gateway import server
-from skylift.wire import Problem
 
 pytestmark = pytest.mark.anyio
 
@@ -40,43 +37,6 @@ def routes() -> list[tuple[str, str]]:
             if getattr(handler, method.lower()) is not getattr(server.Handler, method.lower())
         ]
     return found
-
-
-def upgrade(path: str) -> dict[str, str]:
-    """Headers that make a request for the WebSocket a whole one."""
-    if path != "/v1/connect":
-        return {}
-    return {
-        "Upgrade": "websocket",
-        "Connection": "Upgrade",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
-    }
-
-
-async def ask(
-    served: Served, method: str, path: str, token: str | None = TOKEN, body: Any = None, **headers: str
-) -> urllib3.BaseHTTPResponse:
-    """The answer to one request on a connection of its own."""
-    fields = {name.replace("_", "-"): value for name, value in headers.items()} | upgrade(path)
-    if token is not None:
-        fields["Authorization"] = f"Bearer {token}"
-    return await asyncio.to_thread(
-        lambda: urllib3.PoolManager().request(
-            method, served.url + path, body=body, headers=fields, retries=False, timeout=20
-        )
-    )
-
-
-def problem(answer: urllib3.BaseHTTPResponse) -> Problem:
-    return msgspec.json.decode(answer.data, type=Problem)
-
-
-def check(answer: urllib3.BaseHTTPResponse, method: str, status: int, error: str) -> None:
-    assert status == answer.status
-    assert "application/json" == answer.headers["Content-Type"]
-    if method != "HEAD":
-        assert error == problem(answer).error
 
 
 def test_the_routes_are_found() -> None:
