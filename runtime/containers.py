@@ -6,12 +6,14 @@ import asyncio
 import importlib.util
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import msgspec
+
 from skylift.runtime.container_output import ContainerOutput
 from skylift.runtime.deaths import (
     Death,
@@ -41,10 +43,10 @@ from skylift.runtime.runner_link import (
     RunnerEvents,
     RunnerLink,
     Started,
+    fits_address,
 )
 from skylift.runtime.start_error import StartError
 from skylift.runtime.work import ContainerWork, WorkServices
-
 from skylift.wire import ContainerInfo, ContainerState, Problem, StartContainer
 
 LIBRARY = "/opt/skylift/lib"
@@ -95,7 +97,7 @@ class Container:
         self._began = time.time()
         self._path_seconds = 0.0
         self._folder = services.folder / command.container_id
-        self._link = RunnerLink(self._folder / "run", self)
+        self._link = RunnerLink(self._socket_folder(), self)
         self.work = ContainerWork(
             self.container_id, self.spec, self._link, services.work, self.kill, self._work_ended
         )
@@ -230,7 +232,7 @@ class Container:
         except Exception:
             log.exception("Container %s could not be removed completely.", self.container_id)
         self._services.gpus.give_back(self.container_id)
-        await self._loop.run_in_executor(None, lambda: shutil.rmtree(self._folder, ignore_errors=True))
+        remove_folder(self._folder, self._link.folder)
 
     def _plan(self) -> ContainerPlan:
         spec = self.spec
@@ -247,6 +249,13 @@ class Container:
             block_network=spec.block_network,
             binds=(*library_binds(), Bind(self._link.folder, SOCKET_FOLDER)),
         )
+
+    def _socket_folder(self) -> Path:
+        folder = self._folder / "run"
+        if self._services.isolation.name == "process" and not fits_address(folder / SOCKET_NAME):
+            # What runs outside of a container has to connect to the path as it is here.
+            return Path(tempfile.mkdtemp(prefix="skylift-"))
+        return folder
 
     def _why(self, status: ExitStatus, was_ready: bool) -> Problem | None:
         """What to tell of its end; None where it was meant to end."""
@@ -322,6 +331,27 @@ class Container:
         """See `RunnerListener`."""
         log.warning("Container %s: %s.", self.container_id, reason)
         self.kill(broke_protocol(self.spec, reason))
+
+
+def remove_folder(folder: Path, sockets: Path | None = None) -> None:
+    """Remove a container's folder, and that of its socket.
+
+    Not while something is mounted below it: those may be the user's own files.
+    """
+    for each in {folder, sockets or folder}:
+        if _mounted_below(each):
+            log.warning("%s is not removed: something is still mounted there.", each)
+        else:
+            shutil.rmtree(each, ignore_errors=True)
+
+
+def _mounted_below(folder: Path) -> bool:
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return False
+    targets = (line.split(" ", 5)[4].replace("\\040", " ") for line in mounts.splitlines())
+    return any(target.startswith(f"{folder}/") for target in targets)
 
 
 @cache

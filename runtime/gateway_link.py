@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from skylift.runtime.runner_link import fits_address
 from skylift.wire import (
     FrameBuffer,
     HostCommand,
@@ -111,13 +112,16 @@ class GatewayLink:
             self._connection = None
 
     async def _connect(self, connection: _Connection) -> None:
-        # See `runner_link.bind_in` on the length of paths.
-        folder = os.open(self._home, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            path = f"/proc/self/fd/{folder}/{SOCKET_NAME}"
-            await asyncio.get_running_loop().create_unix_connection(lambda: connection, path)
-        finally:
-            os.close(folder)
+        loop = asyncio.get_running_loop()
+        path = self._home / SOCKET_NAME
+        if fits_address(path):
+            await loop.create_unix_connection(lambda: connection, str(path))
+        else:
+            folder = os.open(self._home, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                await loop.create_unix_connection(lambda: connection, f"/proc/self/fd/{folder}/{SOCKET_NAME}")
+            finally:
+                os.close(folder)
         connection.write(frame(self._listener.hello()))
 
     def _welcomed(self, connection: _Connection, welcome: HostWelcome) -> None:

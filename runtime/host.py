@@ -14,14 +14,13 @@ from typing import Any
 from skylift.lazyfs.store import LocalStore, StoreFullError
 from skylift.runtime.calls import Call, Task
 from skylift.runtime.code_cache import CodeCache
-from skylift.runtime.containers import Container, ContainerServices
+from skylift.runtime.containers import Container, ContainerServices, remove_folder
 from skylift.runtime.gateway_link import GatewayLink
 from skylift.runtime.gpus import GpuInventory
 from skylift.runtime.isolation import Isolation
 from skylift.runtime.settings import HostSettings
 from skylift.runtime.usage import UsageSampler
 from skylift.runtime.work import Grace, WorkServices
-
 from skylift.wire import (
     PROTOCOL,
     CallKind,
@@ -112,6 +111,8 @@ class Host:
     async def run(self) -> None:
         """Work until told to stop, or until there was no gateway for `orphan_timeout`; then end it all."""
         await self._isolation.adopt()
+        for folder in self._services.folder.glob("*"):
+            remove_folder(folder)
         self._wait_for_gateway()
         sampler = UsageSampler(self._containers.values, self._gpus, self._link.send)
         background = [asyncio.create_task(self._link.run()), asyncio.create_task(sampler.run())]

@@ -18,6 +18,8 @@ from skylift.wire import PROTOCOL
 SOCKET_NAME = "runner.sock"
 _HEAD = struct.Struct(">IQ")
 _MAX_HEADER = 64 * 1024 * 1024
+_LONGEST_ADDRESS = 103
+"""Bytes of a Unix socket's path, on every system."""
 _ACK_FRAMES = 64
 _ACK_BYTES = 1024 * 1024
 
@@ -110,15 +112,23 @@ def runner_frame(header: dict[str, Any], payload: Buffer = b"") -> bytes:
 
 def bind_in(folder: Path, name: str, listening: socket.socket) -> None:
     """Bind a Unix socket to `folder`/`name`, however long that path is, for every user to connect to."""
-    # A socket's address holds 107 bytes; a home's path may be longer, one through a descriptor is not.
-    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        path = f"/proc/self/fd/{descriptor}/{name}"
-        listening.bind(path)
-        # A container's root is another user; who may enter the folder from outside is the home's to say.
-        os.chmod(path, 0o666)  # noqa: S103
-    finally:
-        os.close(descriptor)
+    path = folder / name
+    if fits_address(path):
+        listening.bind(str(path))
+    else:
+        # A home's path may be longer than an address; one through the folder's descriptor is not.
+        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            listening.bind(f"/proc/self/fd/{descriptor}/{name}")
+        finally:
+            os.close(descriptor)
+    # A container's root is another user; who may enter the folder from outside is the home's to say.
+    path.chmod(0o666)
+
+
+def fits_address(path: Path) -> bool:
+    """Whether a Unix socket can be bound and connected to by that path."""
+    return len(os.fsencode(path)) <= _LONGEST_ADDRESS
 
 
 class RunnerListener(Protocol):

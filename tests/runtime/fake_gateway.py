@@ -133,6 +133,7 @@ class FakeGateway:
         self.messages: list[HostMessage] = []
         self.calls: dict[str, Received] = {}
         self.containers: dict[str, ContainerChanged] = {}
+        self.started: list[str] = []
         self.failure: BaseException | None = None
         self.persists = True
         """Whether it says `Persisted` for each frame."""
@@ -260,6 +261,7 @@ class FakeGateway:
     def start(self, spec: FunctionSpec, gpu: GpuRequest | None = None, wait: bool = True) -> str:
         """Start a container; its id."""
         container_id = new_id("co")
+        self.started.append(container_id)
         self.send(StartContainer(container_id=container_id, pool_id="pool-1", spec=spec, gpu=gpu))
         if wait:
             changed = self.wait_for(lambda: self.containers.get(container_id), f"container {container_id}")
