@@ -93,7 +93,7 @@ def collect() -> ImageSpec:
         python_version=".".join(map(str, sys.version_info[:3])),
         mounts=tuple(MountSpec(path=path) for path in paths),
         sys_path=tuple(search_path),
-        env=_container_env(),
+        env=_container_env(search_path),
         fingerprint=fingerprint(search_path, local_roots(paths), main_file()),
     )
 
@@ -229,9 +229,15 @@ def _editable_projects(search_path: Iterable[str]) -> Iterator[str]:
                     yield os.path.abspath(path)
 
 
-def _container_env() -> dict[str, str]:
+def _container_env(search_path: Iterable[str]) -> dict[str, str]:
     env = {"PATH": f"{os.path.join(sys.prefix, 'bin')}:{_DEFAULT_PATH}"}
     if sys.prefix != sys.base_prefix:
         env["VIRTUAL_ENV"] = sys.prefix
     env.update({name: os.environ[name] for name in _INHERITED if name in os.environ})
+    # The interpreter finds what is in its prefixes by itself; for the rest, its child processes need to be
+    # told as well.
+    prefixes = tuple(prefix + os.sep for prefix in _prefixes())
+    local = [entry for entry in search_path if not entry.startswith(prefixes)]
+    if local:
+        env["PYTHONPATH"] = os.pathsep.join(local)
     return env

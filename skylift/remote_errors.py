@@ -1,18 +1,17 @@
 """Exceptions from `error` events: the original exception, with the traceback that it had in the container.
 
-The event is described in docs/protocol.md. Tracebacks are made real with tblib, so that debuggers, loggers
-and IPython show the container's frames as they show local ones: a notebook's cell with its own line numbers.
+The event is described in docs/protocol.md.
 """
 
 from __future__ import annotations
 
-import linecache
+import builtins
 import pickle
-from types import TracebackType
 from typing import Any
 
 from skylift import exceptions
 from skylift.exceptions import Error, ExecutionError, InternalFailure
+from skylift.remote_tracebacks import remote_traceback
 from skylift.wire import Problem
 
 _MAX_CHAIN = 50
@@ -41,7 +40,7 @@ def rebuild(meta: dict[str, Any], data: bytes) -> BaseException:
 
 def _decorate(error: BaseException, meta: dict[str, Any], depth: int = 0) -> BaseException:
     """Gives an exception, and those that it is chained to, their tracebacks and notes."""
-    error.__traceback__ = _traceback(meta.get("frames") or [])
+    error.__traceback__ = remote_traceback(meta.get("frames") or [])
     notes = meta.get("notes") or []
     if notes and not getattr(error, "__notes__", None):
         error.__notes__ = list(notes)
@@ -52,7 +51,7 @@ def _decorate(error: BaseException, meta: dict[str, Any], depth: int = 0) -> Bas
             continue
         chained = getattr(error, link)
         if chained is None:
-            chained = _stand_in(described, "", whole=False)
+            chained = _chained(described)
             setattr(error, link, chained)
         _decorate(chained, described, depth + 1)
     error.__suppress_context__ = bool(meta.get("suppress_context", False))
@@ -74,50 +73,26 @@ def _ours(name: str, message: str) -> Error:
     return kind(message)
 
 
-def _stand_in(meta: dict[str, Any], why: str, *, whole: bool = True) -> ExecutionError:
-    name = f"{meta.get('module', '')}.{meta.get('qualname') or meta.get('type', 'Exception')}"
-    name = name.removeprefix("builtins.").removeprefix("__main__.")
-    message = f"{name}: {meta.get('message', '')}"
-    if not whole:
-        return ExecutionError(message)
+def _stand_in(meta: dict[str, Any], why: str) -> ExecutionError:
     reason = f" ({why})" if why else ""
     text = str(meta.get("text") or "").rstrip()
     return ExecutionError(
-        f"{message}\n\nThe exception itself cannot be had here{reason}. "
+        f"{_named(meta)}\n\nThe exception itself cannot be had here{reason}. "
         f"The traceback from the container:\n{text}"
     )
 
 
-def _traceback(frames: list[dict[str, Any]]) -> TracebackType | None:
-    from tblib import Traceback
-
-    described: dict[str, Any] | None = None
-    for frame in reversed(frames):
-        filename = str(frame.get("file", "?"))
-        line = int(frame.get("line") or 1)
-        _remember_source(filename, frame)
-        described = {
-            "tb_frame": {
-                "f_globals": {"__file__": filename, "__name__": "__remote__"},
-                "f_locals": {},
-                "f_lineno": line,
-                "f_code": {"co_filename": filename, "co_name": str(frame.get("function", "?"))},
-            },
-            "tb_lineno": line,
-            "tb_next": described,
-        }
-    if described is None:
-        return None
-    traceback: TracebackType | None = Traceback.from_dict(described).as_traceback()
-    return traceback
+def _chained(meta: dict[str, Any]) -> BaseException:
+    """An exception of which there is a description only."""
+    kind = getattr(builtins, str(meta.get("qualname")), None) if meta.get("module") == "builtins" else None
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        try:
+            return kind(meta.get("message", ""))
+        except Exception:
+            return ExecutionError(_named(meta))
+    return ExecutionError(_named(meta))
 
 
-def _remember_source(filename: str, frame: dict[str, Any]) -> None:
-    """Lets tracebacks show the lines of files that are not on this machine."""
-    context = frame.get("context")
-    if not context or linecache.getlines(filename):
-        return
-    lines = context if isinstance(context, list) else str(context).splitlines()
-    start = int(frame.get("context_start") or 1)
-    padded = ["\n"] * (start - 1) + [line.rstrip("\n") + "\n" for line in lines]
-    linecache.cache[filename] = (sum(map(len, padded)), None, padded, filename)
+def _named(meta: dict[str, Any]) -> str:
+    name = f"{meta.get('module', '')}.{meta.get('qualname') or meta.get('type', 'Exception')}"
+    return f"{name.removeprefix('builtins.').removeprefix('__main__.')}: {meta.get('message', '')}"
