@@ -219,7 +219,7 @@ class Call(Work):
         if self.cancelled is not None:
             return "being cancelled"
         if self.container is not None and self.container.phase == "away":
-            return "waiting for the host to come back: the link to it is lost"
+            return f"waiting for host {self.container.host.name} to come back: the link to it is lost"
         return self.pool.reason if self.units else ""
 
     def status(self) -> CallStatus:

@@ -305,9 +305,8 @@ class ClientCalls:
             return
         for number, item in enumerate(message.items, message.start):
             if item.blob or len(item.data) > INLINE_LIMIT:
-                problem = self._bad_payload(
-                    item, f"Input {number} of {call.function.spec.name}: its arguments"
-                )
+                name = call.function.spec.name
+                problem = self._bad_payload(item, f"The arguments of input {number} of {name}")
                 if problem is not None:
                     self.refuse(client, problem, message.call_id)
                     return

@@ -210,6 +210,7 @@ class Endings:
         call.container = None
         call.state = "queued"
         call.started = 0.0
+        call.units = 1
         call.since = monotonic()
         call.pool.push_front(call)
         self.log.changed(call)

@@ -83,7 +83,10 @@ class HostCalls:
         elif isinstance(message, CallLost):
             call = self.registry.calls.get(message.call_id)
             if call is not None and call.inputs is None:
+                container = call.container
                 self.endings.lost_before_it_began(call, message.reason)
+                if container is not None:
+                    self.registry.loop.call_later(LAST_WORDS, self._free_if_without_call, container)
 
     # --- events --------------------------------------------------------------------------------------
 
@@ -194,6 +197,11 @@ class HostCalls:
         self.endings.inputs_came_back(call, indexes)
         # The container that gave them back is about to exit; should it not, it is free again.
         self.registry.loop.call_later(LAST_WORDS, self._free_if_empty, call)
+
+    def _free_if_without_call(self, container: Container) -> None:
+        """A container that lost its call is about to exit; should it not, it is free again."""
+        if container.phase == "busy" and container.call is None:
+            self.dispatcher.container_idle(container, monotonic())
 
     def _free_if_empty(self, call: Call) -> None:
         if call.over or call.inputs is None:

@@ -59,7 +59,7 @@ def blocked_by(state: SchedulerState, rooms: Iterable[Room], pool: PoolState) ->
     if not connected:
         if state.hosts:
             names = ", ".join(host.name for host in state.hosts.values())
-            return f"waiting for {names} to come back: the link to it is lost"
+            return f"waiting for host {names} to come back: the link to it is lost"
         return state.no_host
     if pool.gpus:
         for request in pool.gpus:

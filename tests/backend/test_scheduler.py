@@ -376,7 +376,7 @@ def test_a_host_that_lost_its_link_is_named() -> None:
     world = World()
     world.host.connected = False
     world.submit(world.pool("f"), "fc-1")
-    assert ["waiting for lab to come back: the link to it is lost"] == [
+    assert ["waiting for host lab to come back: the link to it is lost"] == [
         wait.reason for wait in world.of(Wait)
     ]
 
