@@ -31,13 +31,16 @@ class EventLoop:
         self._guard.task = task
         try:
             return loop.run_until_complete(task)
-        except BaseException:
+        except BaseException as error:
             if not task.done():
                 # Another task raised what ends a loop (KeyboardInterrupt, SystemExit).
                 task.cancel()
                 loop.run_until_complete(asyncio.wait([task]))
             if not task.cancelled():
                 task.exception()
+            elif type(error.__context__) is asyncio.CancelledError:
+                # Python 3.10 raises another one; this is the one that was raised in the coroutine.
+                raise error.__context__ from None
             raise
         finally:
             self._guard.task = None
