@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from skylift.gateway_process import find_gateway
 from skylift.magics.dry_run import dry_run
 from skylift.magics.follow import follow, status_line
 from skylift.magics.names import CellNames, cell_names
@@ -40,6 +41,8 @@ def run_cell(shell: Any, sessions: NotebookSessions, line: str, body: str) -> Ba
     status = status_line(shell, options.gpu_text or known.options.gpu_text)
     status.show()
     try:
+        find_gateway(progress=status.note)
+        status.note("")
         with _warnings_of_the_cell(source):
             run = known.session.run_cell(
                 source.code,
@@ -58,7 +61,7 @@ def run_cell(shell: Any, sessions: NotebookSessions, line: str, body: str) -> Ba
     if options.detach:
         status.leave("detached", f"%gpu attach {run.call_id} streams it back here")
         return None
-    return follow(shell, known, run, status, deleted=names.deleted)
+    return follow(shell, sessions, known, run, status, deleted=names.deleted)
 
 
 @contextmanager

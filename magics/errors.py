@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Any, NoReturn
 
 if sys.version_info < (3, 11):
@@ -36,7 +37,13 @@ def raise_the_cells(shell: Any, error: BaseException) -> NoReturn:
     others."""
     if error.__traceback__ is None:
         raise_ours(shell, error)
-    lines = shell.InteractiveTB.structured_traceback(type(error), error, error.__traceback__, tb_offset=0)
+    kind, frames = type(error), error.__traceback__
+    if isinstance(error, SyntaxError):
+        lines = shell.SyntaxTB.structured_traceback(kind, error, traceback.extract_tb(frames))
+    elif isinstance(error, _GROUP):
+        lines = "".join(traceback.format_exception(kind, error, frames)).splitlines()
+    else:
+        lines = shell.InteractiveTB.structured_traceback(kind, error, frames, tb_offset=0)
     _raise_showing(shell, error, lines)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from skylift.magics.interrupts import Interrupts
 from skylift.magics.output import Output
 from skylift.magics.sending import pickle_for_session
-from skylift.magics.sessions import NotebookSession
+from skylift.magics.sessions import NotebookSession, NotebookSessions
 from skylift.magics.status import CellState, DisplayLine, Line, StatusLine, TerminalLine
 from skylift.session import CellRun, Pickled, RemoteRef
 from skylift.wire import CallStatus
@@ -31,6 +31,7 @@ def status_line(shell: Any, asked_for: str) -> StatusLine:
 
 def follow(
     shell: Any,
+    sessions: NotebookSessions,
     known: NotebookSession,
     run: CellRun,
     status: StatusLine,
@@ -46,7 +47,7 @@ def follow(
     interrupts = Interrupts(run.interrupt, run.cancel)
     try:
         with interrupts:
-            _put_out(run, output, status, earlier)
+            _put_out(run, output, status, earlier, sessions)
     except KeyboardInterrupt:
         run.detach()
         status.leave("interrupted", f"The cell does not react. %gpu stop {known.name} ends its session")
@@ -59,18 +60,24 @@ def follow(
     container = known.session.container
     if container is not None:
         known.container_id = container.container_id
+    interrupted = interrupts.happened and run.end is not None and run.end.state == "cancelled"
     if run.end is not None:
         status.end(
             run.end,
-            interrupted=interrupts.happened and run.end.state == "cancelled",
+            interrupted=interrupted,
             container=container,
             new_container=known.container_id != earlier,
         )
     _bind(shell, known, run, deleted)
+    if interrupted and not isinstance(run.error, KeyboardInterrupt):
+        # It was still waiting, so there is none from the container.
+        return KeyboardInterrupt()
     return run.error
 
 
-def _put_out(run: CellRun, output: Output, status: StatusLine, earlier: str) -> None:
+def _put_out(
+    run: CellRun, output: Output, status: StatusLine, earlier: str, sessions: NotebookSessions
+) -> None:
     timeout = 0.0
     while True:
         try:
@@ -82,7 +89,11 @@ def _put_out(run: CellRun, output: Output, status: StatusLine, earlier: str) -> 
             timeout = TICK
         elif isinstance(item, CallStatus):
             container = item.container
-            status.take(item, new_container=container is not None and container.container_id != earlier)
+            status.take(
+                item,
+                new_container=container is not None and container.container_id != earlier,
+                note=sessions.way_out(item.detail) if item.state == "queued" else "",
+            )
         else:
             timeout = 0.0
             status.started()

@@ -163,7 +163,7 @@ def _attach(shell: Any, sessions: NotebookSessions, arguments: list[str]) -> Bas
     session = sessions.of_call(call)
     status = status_line(shell, call["gpu"] or session.options.gpu_text or "cpu")
     status.show()
-    return follow(shell, session, session.session.attach(call_id, from_start=from_start), status)
+    return follow(shell, sessions, session, session.session.attach(call_id, from_start=from_start), status)
 
 
 def _at_most_one(command: str, arguments: list[str]) -> str:

@@ -40,7 +40,7 @@ def _what(ref: RemoteRef) -> list[str]:
         parts.append(str(tuple(ref.shape)))
     if ref.dtype:
         parts.append(ref.dtype)
-    if ref.device:
+    if ref.device and ref.device != "cpu":
         parts.append(f"on {ref.device}")
     if ref.nbytes is not None:
         parts[-1] += ","

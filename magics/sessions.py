@@ -62,6 +62,13 @@ class NotebookSessions:
             raise InvalidError(f"This notebook has no session {name!r}; {nearest(name, self._by_name)}")
         return known
 
+    def way_out(self, detail: str) -> str:
+        """What frees the GPU that a cell waits for, where an idle session of this notebook has it; else ""."""
+        for known in self:
+            if f"session {known.name} (idle" in detail:
+                return f"%gpu stop {known.name} frees it"
+        return ""
+
     def of_call(self, call: Mapping[str, Any]) -> NotebookSession:
         """The session that a call (a row of ``/v1/calls``) belongs to: one of this notebook, or else a
         stand-in through which the call can be followed."""

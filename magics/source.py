@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import linecache
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,9 @@ def read_source(shell: Any, line: str, body: str) -> CellSource:
     except SyntaxError as error:
         error.filename = filename
         raise
+    # Python that parses is what tracebacks can show well, so not the magic's line.
+    lines = (padding + python).splitlines(keepends=True)
+    linecache.cache[filename] = (len(padding + python), None, lines, filename)
     return CellSource(
         code=code, python=python, filename=filename, first_line=first_line, execution_count=count
     )

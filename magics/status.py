@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from skylift.wire import CallState, CallStatus, ContainerInfo, End, Usage
 
-UPDATE_INTERVAL = 0.5
+UPDATE_INTERVAL = 1.0
 """Seconds between two updates of a line, unless the cell's state changes."""
 
 Phase: TypeAlias = Literal["sending"] | CallState | Literal["interrupted", "detached"]
@@ -214,8 +214,8 @@ class StatusLine:
         self._shown = self.state
         self.line.show(self.state)
 
-    def take(self, status: CallStatus, *, new_container: bool) -> None:
-        """Takes over what the gateway reports."""
+    def take(self, status: CallStatus, *, new_container: bool, note: str = "") -> None:
+        """Takes over what the gateway reports; `note` is for the second line."""
         if status.state != self.state.phase and status.state in ("queued", "running"):
             self._enter(status.state)
         self.state = replace(
@@ -226,6 +226,7 @@ class StatusLine:
             usage=status.usage or self.state.usage,
             cost=status.cost,
             price=status.price,
+            note=note,
         )
         self._update()
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _CELL = "text-align: left; padding: 2px 14px 2px 0; vertical-align: top"
+_NOTE = "opacity: 0.7; font-size: 90%"
 
 
 class Table:
@@ -40,7 +41,7 @@ class Table:
             "<tr>" + "".join(f'<td style="{_CELL}">{html.escape(text)}</td>' for text in row) + "</tr>"
             for row in self.rows
         )
-        note = f'<div style="opacity: 0.7; font-size: 90%">{html.escape(self.note)}</div>' if self.note else ""
+        note = f'<div style="{_NOTE}">{html.escape(self.note)}</div>' if self.note else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
 
 

@@ -141,7 +141,7 @@ def test_figures_alone_are_throttled(line: StatusLine, recorder: Recorder, clock
     assert ["H100 · local · simulated · cold start 0.90 s · running 0 ms · $0.1000"] == recorder.shown
     clock.now += UPDATE_INTERVAL
     line.tick()
-    assert ["H100 · local · simulated · cold start 0.90 s · running 0.50 s · $0.2000"] == recorder.shown[1:]
+    assert ["H100 · local · simulated · cold start 0.90 s · running 1.0 s · $0.2000"] == recorder.shown[1:]
 
 
 def test_the_end_shows_at_once_and_takes_its_time_from_the_container(
