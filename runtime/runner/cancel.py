@@ -75,8 +75,9 @@ class Guard:
         self._pause = 0.0
 
     def install(self) -> None:
-        """Takes over the signal. Only in the main thread."""
+        """Takes over the signal, and SIGINT, which is for the user's code alone. Only in the main thread."""
         signal.signal(SIGNAL, self._deliver)
+        signal.signal(signal.SIGINT, self._on_sigint)
 
     # --- the main thread -------------------------------------------------------------------------
 
@@ -141,6 +142,10 @@ class Guard:
         if request.mode == "interrupt":
             raise KeyboardInterrupt
         raise cancellation_type()(request.reason)
+
+    def _on_sigint(self, _number: int, _frame: FrameType | None) -> None:
+        if self.active and not self._held():
+            raise KeyboardInterrupt
 
     def deliver_deferred(self) -> None:
         """Raises in the main thread what could not be raised a moment ago. Does nothing in other threads."""

@@ -188,7 +188,7 @@ class SessionPickler(cloudpickle.Pickler):  # type: ignore[misc,unused-ignore]
         self._keep_on_device = keep_on_device
 
     def reducer_override(self, value: Any) -> Any:
-        if getattr(value, "is_cuda", None) is True and callable(getattr(value, "cpu", None)):
+        if _attribute(value, "is_cuda") is True and callable(_attribute(value, "cpu")):
             if self._keep_on_device:
                 raise NotSent("device")
             return _in_memory(value).__reduce_ex__(PROTOCOL)

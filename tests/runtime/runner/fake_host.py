@@ -133,13 +133,16 @@ class FakeHost:
         *,
         consume: bool = True,
         acknowledge: bool = True,
+        own_pids: bool = True,
     ) -> None:
+        """`own_pids`: the runner's process ids are those that we see; False in a PID namespace."""
         self.frames: list[tuple[dict[str, Any], bytes]] = []
         self.control_frames: list[dict[str, Any]] = []
         self.calls: dict[str, Call] = {}
         self.hellos: list[dict[str, Any]] = []
         self.ready: dict[str, Any] | None = None
         self.consume = consume
+        self.own_pids = own_pids
         self.cut_after = sys.maxsize
         """Bytes of a frame after which the connection breaks, once."""
         self.acknowledge = acknowledge
@@ -193,7 +196,7 @@ class FakeHost:
 
     @property
     def runner_pid(self) -> int | None:
-        return None if self.ready is None else int(self.ready["pid"])
+        return int(self.ready["pid"]) if self.ready is not None and self.own_pids else None
 
     # --- the link --------------------------------------------------------------------------------
 

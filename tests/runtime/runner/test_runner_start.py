@@ -121,12 +121,29 @@ def test_exit_does_not_wait_longer_than_its_grace(own_host: FakeHost) -> None:
     assert own_host.wait_exit() == 0
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM])
-def test_a_stop_signal_ends_an_idle_runner(own_host: FakeHost, stop: signal.Signals) -> None:
+def test_a_stop_signal_ends_an_idle_runner(own_host: FakeHost) -> None:
     own_host.call(lambda: 1)
-    os.kill(own_host.process.pid, stop)
-    assert own_host.wait_exit() == 128 + stop
+    os.kill(own_host.process.pid, signal.SIGTERM)
+    assert own_host.wait_exit() == 128 + signal.SIGTERM
     assert own_host.printed == {"stdout": b"", "stderr": b""}
+
+
+def test_sigint_is_for_user_code_alone(own_host: FakeHost) -> None:
+    def wait() -> str:
+        import threading
+
+        try:
+            print("begun")
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            return "interrupted"
+        return ""
+
+    os.kill(own_host.process.pid, signal.SIGINT)
+    call = own_host.start(wait)
+    call.wait_output("begun")
+    os.kill(own_host.process.pid, signal.SIGINT)
+    assert call.wait().result == "interrupted"
 
 
 def test_the_status_of_os_exit_is_passed_on(own_host: FakeHost) -> None:
@@ -160,6 +177,28 @@ def test_sys_exit_in_a_function_is_its_error(host: FakeHost) -> None:
     call = host.call(leave)
     assert (call.state, call.error["type"], call.error["message"]) == ("failed", "SystemExit", "3")
     assert host.call(lambda: "next").result == "next"
+
+
+@pytest.mark.root
+def test_as_pid_1_it_reaps_orphans_and_passes_signals_on() -> None:
+    def leave_an_orphan() -> bool:
+        import os
+        import subprocess
+        import time
+
+        shell = subprocess.run(["sh", "-c", "sleep 0.05 & echo $!"], capture_output=True, check=True)
+        orphan = int(shell.stdout)
+        deadline = time.monotonic() + 20
+        while os.path.exists(f"/proc/{orphan}") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return not os.path.exists(f"/proc/{orphan}") and os.getppid() == 1
+
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, str(RUNNER)]
+    with FakeHost(command, own_pids=False) as host:
+        assert host.call(leave_an_orphan).result is True
+        host.call(lambda: __import__("os").kill(1, signal.SIGTERM))
+        # unshare exits as its child did.
+        assert host.wait_exit() == 128 + signal.SIGTERM
 
 
 def test_a_short_call_starts_no_thread(own_host: FakeHost) -> None:
