@@ -15,7 +15,7 @@ CALLS = {"Skylift": 300, "Ray": 300, "ipyparallel": 60}
 
 
 def main() -> None:
-    with skylift_side() as skylift, ray_peer() as ray, ipyparallel_peer() as ipyparallel:
+    with ray_peer() as ray, ipyparallel_peer() as ipyparallel, skylift_side() as skylift:
         sides = {"Skylift": skylift.call, "Ray": ray.call, "ipyparallel": ipyparallel.call}
         for call in sides.values():
             time_calls(call, 30)

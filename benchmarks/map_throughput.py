@@ -17,7 +17,7 @@ CHUNKED = "ipyparallel, cut in two beforehand"
 
 
 def main() -> None:
-    with skylift_side() as skylift, ray_peer() as ray, ipyparallel_peer() as ipyparallel:
+    with ray_peer() as ray, ipyparallel_peer() as ipyparallel, skylift_side() as skylift:
         sides = {
             "Skylift": skylift.map,
             "Ray": ray.map,

@@ -16,7 +16,7 @@ SHORT_STREAMS = 30
 
 
 def main() -> None:
-    with skylift_side() as skylift, ray_peer() as ray:
+    with ray_peer() as ray, skylift_side() as skylift:
         sides = {"Skylift": skylift.stream, "Ray": ray.stream}
         for stream in sides.values():
             time_rate(stream, 1000, range(1000))

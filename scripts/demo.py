@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from traitlets.config import Config
 
 from scripts.notebook_screen import Screen
 from scripts.own_gateway import GatewayError, LeftBehindError, own_gateway
@@ -31,8 +31,9 @@ class ShownNotebook(NotebookClient):
         super().__init__(
             notebook,
             timeout=CELL_TIMEOUT,
+            kernel_name="python3",
             # Sockets in a private folder instead of ports: nobody else can reach the kernel.
-            km=AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(sockets / "kernel")),
+            config=Config({"KernelManager": {"transport": "ipc", "ip": str(sockets / "kernel")}}),
             resources={"metadata": {"path": str(folder)}},
         )
         self._screen = screen

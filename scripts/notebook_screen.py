@@ -71,6 +71,8 @@ class Screen:
         self._print(self._styled(_RED if bad else _DIM, text))
 
     def _write(self, text: str) -> None:
+        if not self._terminal:
+            text = _ANSI.sub("", text)
         *lines, self._line = (self._line + text).split("\n")
         self._erase()
         for line in lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import psutil
 import pytest
@@ -60,12 +61,33 @@ def test_the_last_line_is_one_json_object(capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(lines[-1]) == {"p50_ms": 0.4568, "per_s": 12350}
 
 
+def ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 def test_what_was_started_in_the_block_ends_with_it() -> None:
     with psutil.Popen(["sleep", "600"]) as before:
         try:
             with ended_with_us():
                 child = psutil.Popen(["sleep", "600"])
-            assert not psutil.pid_exists(child.pid) or child.status() == psutil.STATUS_ZOMBIE
-            assert before.is_running()
+                with ended_with_us():
+                    inner = psutil.Popen(["sleep", "600"])
+                assert ended(inner)
+                assert not ended(child)
+            assert ended(child)
+            assert not ended(before)
         finally:
             before.kill()
+
+
+def test_a_process_that_left_the_tree_is_found_too() -> None:
+    with ended_with_us():
+        # The shell ends at once, and init adopts what it started.
+        shell = subprocess.run(
+            ["sh", "-c", "setsid sleep 600 >/dev/null 2>&1 & echo $!"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        orphan = psutil.Process(int(shell.stdout))
+    assert ended(orphan)

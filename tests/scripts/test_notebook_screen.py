@@ -59,7 +59,9 @@ def test_pictures_tracebacks_and_values() -> None:
         {"msg_type": "display_data", "content": {"data": {"image/png": PNG, "text/plain": "<Figure>"}}}
     )
     screen.output({"msg_type": "execute_result", "content": {"data": {"text/plain": "42"}}})
-    screen.output({"msg_type": "error", "content": {"traceback": ["Traceback", "ValueError: no"]}})
+    screen.output(
+        {"msg_type": "error", "content": {"traceback": ["Traceback", "\x1b[31mValueError\x1b[39m: no"]}}
+    )
     screen.output({"msg_type": "status", "content": {"execution_state": "idle"}})
     screen.end_of_cell()
     assert out.getvalue() == "[plot 640×480 png]\n42\nTraceback\nValueError: no\n"
