@@ -24,6 +24,9 @@ END_SECONDS = 20.0
 QUICK = 10.0
 """Seconds. A host process that ends sooner than that after its start counts as one that does not start."""
 
+RESTART_SECONDS = 0.5
+"""Before it is started again after such an end, doubled each time."""
+
 MAX_QUICK_ENDS = 3
 """In a row; then it is not started again."""
 
@@ -110,7 +113,7 @@ class LocalEngine(Engine):
                 return
             self._changed()
             if self._quick_ends:
-                await asyncio.sleep(0.5 * 2**self._quick_ends)
+                await asyncio.sleep(RESTART_SECONDS * 2**self._quick_ends)
 
     def _running(self) -> int:
         """The process id of a host that runs for this home, or 0."""

@@ -343,7 +343,7 @@ class FakeHost(Recorder):
             body=encode_events(list(events)),
             cost=sum(event_cost(len(event.data)) for event in events),
             done=done,
-            end=End(state=end, times=CallTimes(started=now, ended=now)) if end else None,  # type: ignore[arg-type]
+            end=End(state=end, times=CallTimes(ended=now)) if end else None,  # type: ignore[arg-type]
         )
         self.next_seq[call_id] = start + len(events)
         self.say(message)
