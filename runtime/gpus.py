@@ -120,11 +120,13 @@ class GpuInventory:
                 f"This host cannot give {request.count} × {request.model} to one container: "
                 f"it has {there_is}. Ask for fewer, or for another model."
             )
-        name = "GPU" if request.model == "any" else request.model
+        if self.gpus:
+            text = f"This host has no {request.model}: it has {there_is}. Ask for what it has, or add"
+        else:
+            text = "This host has no GPU. Add"
         return (
-            f"This host has no {name}: it has {there_is}. Ask for what it has, or add "
-            f'simulate_gpus = {{"{_suggested(request.model)}" = {request.count}}} to [host] of config.toml '
-            "to run the code without one."
+            f'{text} simulate_gpus = {{"{_suggested(request.model)}" = {request.count}}} to [host] of '
+            "config.toml to run the code without one."
         )
 
     def _busy(self, request: GpuRequest, fitting: list[Gpu]) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from workshop import PYTHON, Workshop, in_workshop, read_line
+
 from skylift.runtime.isolation import StartError
 from skylift.runtime.runc.bridge import BridgeNetwork, free_part, networks_in_use, uplink_mtu
 from skylift.runtime.runc.commands import CommandError
-from workshop import PYTHON, Workshop, in_workshop, read_line
 
 ROOT = os.geteuid() == 0
 NETWORKS = ["bridge", "user"] if ROOT else ["user"]
@@ -36,7 +37,10 @@ print(json.dumps(found))
 @pytest.fixture
 def services() -> Iterator[dict[str, tuple[str, int]]]:
     """Servers of the machine: on its loopback, and on all its addresses."""
-    with socket.create_server(("127.0.0.1", 0)) as loopback, socket.create_server(("0.0.0.0", 0)) as everywhere:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as loopback,
+        socket.create_server(("0.0.0.0", 0)) as everywhere,
+    ):
         yield {
             "loopback": ("127.0.0.1", loopback.getsockname()[1]),
             "outside": (outside_address(), everywhere.getsockname()[1]),
@@ -220,5 +224,7 @@ def test_no_free_part() -> None:
 
 
 def test_a_subnet_that_is_too_small() -> None:
-    with pytest.raises(ValueError, match=r"subnet in \[host\] of config\.toml must be a /22 or larger, not 10\.0\.0\.0/24"):
+    with pytest.raises(
+        ValueError, match=r"subnet in \[host\] of config\.toml must be a /22 or larger, not 10\.0\.0\.0/24"
+    ):
         BridgeNetwork("10.0.0.0/24", "01234567")
