@@ -156,7 +156,9 @@ class Container:
             await self._drain()
             problem = self._why(status, was_ready)
             if was_ready:
-                self.work.container_ended(self._death or self._stopping or died(self.spec, status))
+                # From here on it accepts nothing: what comes while it is removed runs elsewhere.
+                self._death = self._death or self._stopping or died(self.spec, status)
+                self.work.container_ended(self._death)
         except StartError as error:
             problem = error.problem()
         except Exception as error:
