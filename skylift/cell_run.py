@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from skylift.calls import RemoteCall, unexpected_end
 from skylift.remote_errors import rebuild
 from skylift.serialization import loads
-from skylift.wire import CallStatus, End, Event, Events, Status
+from skylift.wire import CallStatus, Cancel, CancelMode, End, Event, Events, Status
 
 if TYPE_CHECKING:
     from skylift.session import Session
@@ -105,15 +105,21 @@ class CellRun:
 
     def interrupt(self) -> None:
         """Raises KeyboardInterrupt in the cell (takes it out of the queue if it has not started)."""
-        self._call.cancel("interrupt", "interrupted in the notebook")
+        self._end("interrupt", "interrupted in the notebook")
 
     def cancel(self) -> None:
         """Ends the cell for good, whatever it does about an interrupt."""
-        self._call.cancel("cancel", "cancelled in the notebook")
+        self._end("cancel", "cancelled in the notebook")
 
     def detach(self) -> None:
         """Stops following; the cell runs on. Take it up again with `Session.attach`."""
         self._call.detach()
+
+    def _end(self, mode: CancelMode, reason: str) -> None:
+        if self._followed:
+            self._call.cancel(mode, reason)
+        else:
+            self._call.client.send(Cancel(call_id=self.call_id, mode=mode, reason=reason))
 
     def _take_status(self, status: CallStatus) -> None:
         self.status = status

@@ -17,7 +17,7 @@ from skylift.remote_errors import rebuild
 from skylift.results import connected_client, event_data
 from skylift.serialization import loads
 from skylift.waiting import Mailbox, Waiter
-from skylift.wire import FINAL_STATES, CancelMode, Event, is_id
+from skylift.wire import FINAL_STATES, Cancel, CancelMode, Event, is_id
 
 R = TypeVar("R")
 
@@ -170,7 +170,7 @@ class FunctionCall(Generic[R]):
     async def _cancel(self, waiter: Waiter, terminate_containers: bool = False) -> None:
         client = await connected_client(waiter)
         mode: CancelMode = "terminate" if terminate_containers else "cancel"
-        RemoteCall(client, self._call_id).cancel(mode, "cancelled by FunctionCall.cancel()")
+        client.send(Cancel(call_id=self._call_id, mode=mode, reason="cancelled by FunctionCall.cancel()"))
 
     async def _num_inputs(self, waiter: Waiter) -> int:
         row = await self._row(waiter)
