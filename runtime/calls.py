@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 
 from skylift.runtime.streams import Producer, Stream
-
 from skylift.wire import CallKind, CallReport, End, Event, Payload
 
 _SLACK = 1024 * 1024
@@ -19,6 +18,7 @@ class Call:
         "_held_back",
         "_outlet",
         "call_id",
+        "careful",
         "container_id",
         "dropped",
         "function_id",
@@ -61,6 +61,8 @@ class Call:
         """By container."""
         self.dropped = False
         """Nobody wants its events any more."""
+        self.careful = False
+        """One of its inputs ended a container, and which is not known: runners get them one by one."""
         self.map_over = False
         self.started = False
         """Whether the gateway was told that it began."""
@@ -133,7 +135,7 @@ class Call:
 class Task:
     """Work for one container: a call, or consecutive inputs of a map."""
 
-    __slots__ = ("begun", "call", "indexes", "payloads", "pipes", "runner")
+    __slots__ = ("announced", "begun", "call", "indexes", "payloads", "pipes", "runner")
 
     def __init__(self, call: Call, payloads: tuple[Payload, ...], indexes: tuple[int, ...] = ()) -> None:
         self.call = call
@@ -143,6 +145,8 @@ class Task:
         """Inputs without result, in the order in which they run."""
         self.begun = False
         """Whether the runner was told."""
+        self.announced = -1
+        """The input that the runner last said it had begun."""
         self.runner: Producer | None = None
         self.pipes: Producer | None = None
 

@@ -7,12 +7,13 @@ import signal
 from typing import Any
 
 import msgspec
-from skylift.runtime.isolation import ExitStatus
 
+from skylift.runtime.isolation import ExitStatus
 from skylift.wire import CallState, Event, FunctionSpec, Problem
 
 MIB = 1024 * 1024
-_SIGNALS = {
+_SUMMARY = 300
+_SIGNALS: dict[int, str] = {
     signal.SIGSEGV: "a segmentation fault: native code, often of an extension module, touched memory that is "
     "not its own",
     signal.SIGABRT: "native code gave up (abort), often after a failed assertion",
@@ -31,7 +32,7 @@ class Death(msgspec.Struct, frozen=True):
     @property
     def summary(self) -> str:
         """One line."""
-        return f"{self.problem.error}: {self.problem.message}".splitlines()[0]
+        return f"{self.problem.error}: {self.problem.message}".splitlines()[0][:_SUMMARY]
 
     def event(self, index: int = -1) -> Event:
         """The `error` event that a user's exception is made of."""
@@ -52,7 +53,7 @@ def error_event(problem: Problem, index: int = -1) -> Event:
         "notes": [],
         "unpicklable": "",
         "skylift": problem.error,
-        "text": f"{problem.error}: {problem.message}",
+        "text": f"skylift.exceptions.{problem.error}: {problem.message}\n",
     }
     if index >= 0:
         meta["index"] = index
@@ -174,7 +175,7 @@ def _exit_problem(spec: FunctionSpec, status: ExitStatus) -> Problem:
             f"ran out of memory.{lost}"
         )
     elif status.signal:
-        why = _SIGNALS.get(signal.Signals(status.signal)) if status.signal < signal.NSIG else None
+        why = _SIGNALS.get(status.signal)
         text = f"{name} was ended by {signal_name(status.signal)}{f' ({why})' if why else ''}.{lost}"
     else:
         text = (

@@ -276,7 +276,7 @@ class Host:
             if index in call.pending:
                 continue
             call.pending.add(index)
-            if payload.blob:
+            if payload.blob or call.careful:
                 # By themselves: of what is in the store, no more than one is in memory.
                 self._add_inputs(container, call, indexes, payloads)
                 indexes, payloads = [], []

@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from typing import Any, cast
 
 import msgspec
+
 from skylift.lazyfs.store import Store, StoreError
 from skylift.runtime.calls import Call, Task
 from skylift.runtime.code_cache import CodeCache
@@ -20,7 +21,6 @@ from skylift.runtime.runner_link import Need, Recalled, RunnerEnd, RunnerEvents,
 from skylift.runtime.sending import TaskSender
 from skylift.runtime.streams import Producer, cost_of
 from skylift.runtime.watch import Watch
-
 from skylift.wire import (
     EVENT_OVERHEAD,
     FINAL_STATES,
@@ -193,6 +193,7 @@ class ContainerWork:
         task = self.current
         if task is None or task.call.call_id != message.call:
             return
+        task.announced = message.index
         if message.attempt > 1:
             self._watch.start(task.call.timeout)
         if not task.call.started:
@@ -368,7 +369,11 @@ class ContainerWork:
         if task is not None and not task.begun:
             self.waiting.appendleft(task)
         elif task is not None:
-            self._end_begun(task, death)
+            if len(task.indexes) > 1 and task.announced != task.index:
+                # Results of quick inputs may have been on their way, so it need not be the first that did it.
+                task.call.careful = True
+            else:
+                self._end_begun(task, death)
             self._give_back(task.call, list(task.indexes))
         self._end_waiting(death)
 

@@ -1,4 +1,4 @@
-"""A gateway in one thread: real host processes dial it, tests tell it what to command and look at what came."""
+"""A gateway for tests: real host processes dial it; tests tell it what to command and look at what came."""
 
 from __future__ import annotations
 
@@ -358,6 +358,10 @@ class FakeGateway:
         ended = received.end is not None
         self.send(Persisted(call_id=received.call_id, seq=received.next_seq, end=ended))
 
+    def consume(self, received: Received) -> None:
+        """Say that all that came is consumed."""
+        self.send(Window(call_id=received.call_id, total=received.total))
+
     def end_map(self, received: Received) -> None:
         self.send(EndMap(call_id=received.call_id))
 
@@ -379,9 +383,7 @@ class FakeGateway:
     def exited(self, container_id: str, timeout: float = TIMEOUT) -> Problem | None:
         """Wait until it is gone; the reason."""
         changed = self.wait_for(
-            lambda: (
-                (seen := self.containers.get(container_id)) and seen.info.state == "exited" and seen
-            ),
+            lambda: (seen := self.containers.get(container_id)) and seen.info.state == "exited" and seen,
             f"the end of {container_id}",
             timeout,
         )
@@ -396,10 +398,7 @@ class FakeGateway:
 
     def returned(self, received: Received) -> set[int]:
         return {
-            index
-            for each in self.of(Returned)
-            if each.call_id == received.call_id
-            for index in each.inputs
+            index for each in self.of(Returned) if each.call_id == received.call_id for index in each.inputs
         }
 
     def usage(self) -> list[UsageReport]:

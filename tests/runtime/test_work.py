@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from fake_gateway import FakeGateway
 from host_process import session_spec, spec
@@ -113,8 +113,10 @@ class TestMaps:
             gateway.inputs(target, function, call, {index: index for index in range(start, start + 10)})
         gateway.finish_inputs(call, range(100))
 
-        results = {index: cloudpickle_value(event.data) for index, event in call.outcomes().items()}
-        assert {index: index * index for index in range(100)} == {i: value for i, (value, _) in results.items()}
+        results = {index: pickle.loads(event.data) for index, event in call.outcomes().items()}
+        assert {index: index * index for index in range(100)} == {
+            i: value for i, (value, _) in results.items()
+        }
         assert [] == list(gateway.returned(call))
         gateway.end_map(call)
 
@@ -195,8 +197,12 @@ class TestCells:
         gateway.cancel(waiting, "interrupt")
         gateway.finish(waiting)
 
-        assert ("cancelled", "KeyboardInterrupt", "") == (waiting.state, waiting.error["type"], waiting.text())
-        assert isinstance(cloudpickle_value(waiting.of("error")[0].data), KeyboardInterrupt)
+        assert ("cancelled", "KeyboardInterrupt", "") == (
+            waiting.state,
+            waiting.error["type"],
+            waiting.text(),
+        )
+        assert isinstance(pickle.loads(waiting.of("error")[0].data), KeyboardInterrupt)
         assert running.end is None
         gateway.cancel(running)
         gateway.finish(running)
@@ -351,7 +357,6 @@ class TestCancel:
         gateway.finish(waiting)
 
         assert ("cancelled", "") == (waiting.state, waiting.text())
-        assert "Work was cancelled." != waiting.error["message"]
         assert "work was cancelled." == waiting.error["message"]
         gateway.cancel(running)
         gateway.finish(running)
@@ -378,9 +383,3 @@ class TestCancel:
 def input_from_pipe() -> None:
     read, _ = os.pipe()
     os.read(read, 1)
-
-
-def cloudpickle_value(data: bytes) -> Any:
-    import pickle
-
-    return pickle.loads(data)
