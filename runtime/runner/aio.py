@@ -19,8 +19,11 @@ class EventLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, awaitable: Awaitable[Any]) -> Any:
-        """What `awaitable` comes to. Tasks that it leaves behind stand still until the next coroutine
-        runs."""
+        """What `awaitable` comes to. Enters the guard's active section, once the loop is ready.
+
+        Tasks that it leaves behind stand still until the next coroutine runs.
+        """
+        self._guard.active = False
         import asyncio
 
         if self._loop is None or self._loop.is_closed():
@@ -29,6 +32,7 @@ class EventLoop:
         loop = self._loop
         task: asyncio.Task[Any] = loop.create_task(_as_coroutine(awaitable))
         self._guard.task = task
+        self._guard.active = True
         try:
             return loop.run_until_complete(task)
         except BaseException as error:

@@ -61,7 +61,8 @@ class Guard:
         self.delivered: Request | None = None
         """What has been raised in the call that runs."""
         self.deferred = False
-        """A request found a frame half sent; `deliver_deferred` is due when that is done."""
+        """A request found a frame half sent, or an event loop about to stop; `deliver_deferred` is due
+        then."""
         self.stopping: Request | None = None
         """Ends whatever runs from now on."""
         self.task: asyncio.Task[Any] | None = None
@@ -123,7 +124,8 @@ class Guard:
         # never interrupted here, because `active` is False then.
         if not self.active:
             return
-        if self._held():
+        task = self.task
+        if self._held() or (task is not None and task.done()):
             self.deferred = True
             return
         request = self._take()
@@ -131,12 +133,12 @@ class Guard:
             return
         if self.delivered is None or self.delivered.mode == "interrupt":
             self.delivered = request
-        task = self.task
-        if task is not None and not task.done():
+        if task is not None:
             import asyncio
 
             loop = task.get_loop()
             if asyncio.current_task(loop) is not task:
+                # The loop itself must not be interrupted; the task will see CancelledError where it waits.
                 loop.call_soon_threadsafe(task.cancel)
                 return
         if request.mode == "interrupt":
@@ -144,7 +146,7 @@ class Guard:
         raise cancellation_type()(request.reason)
 
     def _on_sigint(self, _number: int, _frame: FrameType | None) -> None:
-        if self.active and not self._held():
+        if self.active and self.task is None and not self._held():
             raise KeyboardInterrupt
 
     def deliver_deferred(self) -> None:

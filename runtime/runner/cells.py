@@ -41,17 +41,16 @@ class Cells:
         guard = self._guard
         early = guard.begin(header["call"])
         self._outcome = None
+        events: list[tuple[str, str, bytes]] = []
         try:
-            events: list[tuple[str, str, bytes]] = []
             if early is None:
-                guard.active = True
                 events = self._operate(payload)
                 guard.active = False
         except BaseException as error:
             guard.active = False
-            finish_failed(stream, guard.delivered, error)
-            return
-        if early is not None or (lasting(guard.delivered) and self._outcome is None):
+            if self._outcome is None:
+                self._report(error)
+        if self._outcome is None and (early is not None or lasting(guard.delivered)):
             finish_failed(stream, guard.delivered, None)
         else:
             stream.finish(*(self._outcome or ("done", "")), last=events)
@@ -60,6 +59,7 @@ class Cells:
         length = int.from_bytes(payload[:4], "big")
         envelope: Header = json.loads(bytes(payload[4 : 4 + length]))
         pickles = memoryview(payload)[4 + length :]
+        self._guard.active = True
         operation = envelope["op"]
         if operation == "run":
             return self._run(envelope, pickles)
@@ -148,23 +148,25 @@ class Cells:
         missing = [name for name in envelope.get("have", ()) if name not in self._namespace]
         if missing:
             return [("names", json.dumps({"names": {}, "missing": missing}), b"")]
+        self._bind(envelope.get("send", {}), pickles)
+        self._guard.active = False
         if self._shell is None:
             from .shell import make_shell
 
-            self._shell = make_shell(self._capture, self._loop, self._report)
-        self._bind(envelope.get("send", {}), pickles)
+            self._shell = make_shell(self._capture, self._guard, self._loop, self._report)
         self._shell.begin_cell(
             envelope.get("filename", ""), envelope.get("first_line", 1), envelope.get("execution_count", 0)
         )
         self._shell.run(envelope["code"], silent=bool(envelope.get("silent")))
+        self._guard.active = True
         return self._assigned(envelope)
 
     def _report(self, error: BaseException) -> None:
         """Shows what a cell raised."""
-        self._guard.active = False
+        active, self._guard.active = self._guard.active, False
         state, event = described(self._guard.delivered, error)
         self._outcome = (state, event.summary)
         stream = self._capture.stream
         if stream is not None:
             stream.add(*event.event(), wait=False)
-        self._guard.active = True
+        self._guard.active = active

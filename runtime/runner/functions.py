@@ -13,13 +13,14 @@ from . import pickling
 from .aio import EventLoop
 from .cancel import Guard, Request
 from .errors import Described, describe, describe_ours
-from .pickling import PROTOCOL, RunnerError, dumps_result, one_line
+from .pickling import PROTOCOL, RunnerError, dumps_result, import_cloudpickle, one_line
 from .stream import Stream
 
 if TYPE_CHECKING:
     from .link import Header
 
 KEPT_FUNCTIONS = 64
+_CO_COROUTINE = 0x80
 
 _STATES = {"interrupt": "cancelled", "cancel": "cancelled", "timeout": "timeout"}
 _ERRORS = {"cancel": "InputCancellation", "timeout": "FunctionTimeoutError"}
@@ -34,6 +35,7 @@ class Functions:
 
     def define(self, function_id: str, code: bytes | memoryview) -> None:
         """Takes a function's pickle, which is looked at when the function is first called."""
+        import_cloudpickle()
         self._kept[function_id] = code
         self._kept.move_to_end(function_id)
         while len(self._kept) > KEPT_FUNCTIONS:
@@ -117,9 +119,13 @@ class Caller:
     def _attempt(self, function_id: str, payload: bytes | memoryview) -> bytes:
         function = self.functions.get(function_id)
         args, kwargs = _arguments(payload, function)
-        value = function(*args, **kwargs)
-        if hasattr(type(value), "__await__"):
-            value = self.loop.run(value)
+        if _is_coroutine_function(function):
+            self.guard.active = False
+            value = self.loop.run(function(*args, **kwargs))
+        else:
+            value = function(*args, **kwargs)
+            if hasattr(type(value), "__await__"):
+                value = self.loop.run(value)
         try:
             return pickle.dumps(value, PROTOCOL)
         except Exception:
@@ -138,6 +144,7 @@ class Caller:
                 if hasattr(type(items), "__await__"):
                     items = self.loop.run(items)
                 if hasattr(type(items), "__aiter__"):
+                    guard.active = False
                     self.loop.run(_drain_async(items, stream, name_of(function)))
                 else:
                     _drain(items, stream, name_of(function))
@@ -161,6 +168,13 @@ def _arguments(
     except Exception:
         args, kwargs = pickling.loads(data, f"the arguments of {name_of(function)}")
     return args, kwargs
+
+
+def _is_coroutine_function(function: Callable[..., Any]) -> bool:
+    """Whether calling it runs nothing of the user's yet. A coroutine that an interrupt separates from the
+    loop would be reported by Python as never awaited."""
+    code = getattr(function, "__code__", None)
+    return code is not None and bool(code.co_flags & _CO_COROUTINE)
 
 
 def _pause(policy: Header, attempt: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import platform
 import re
@@ -18,6 +19,13 @@ class RunnerError(Exception):
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
         self.name = name
+
+
+def import_cloudpickle() -> None:
+    """Imports cloudpickle where there is one, at a time when nothing can interrupt that halfway."""
+    if "cloudpickle" not in sys.modules:
+        with contextlib.suppress(ImportError):
+            import cloudpickle  # noqa: F401
 
 
 def by_value(value: Any) -> bytes:

@@ -23,6 +23,7 @@ from .text_bars import install_text_bars
 
 if TYPE_CHECKING:
     from .aio import EventLoop
+    from .cancel import Guard
 
 
 class CellShell(InteractiveShell):
@@ -34,6 +35,7 @@ class CellShell(InteractiveShell):
     capture: Capture
     on_error: Callable[[BaseException], None]
     event_loop: EventLoop
+    guard: Guard
 
     def init_virtualenv(self) -> None:
         """Nothing: the runner's Python is the image's."""
@@ -79,7 +81,8 @@ class CellShell(InteractiveShell):
             self.execution_count = execution_count
 
     def run(self, code: str, *, silent: bool) -> None:
-        """Runs a cell. What it raises is reported, not raised."""
+        """Runs a cell. What it raises is reported, not raised. In the guard's active section is the cell's
+        own code alone."""
         transform: Callable[[str], str] = self.transform_cell
         failed: Any = None
         try:
@@ -98,18 +101,29 @@ class CellShell(InteractiveShell):
             if self.should_run_async(code, transformed_cell=transformed, preprocessing_exc_tuple=failed):
                 result = self.event_loop.run(cell)
             else:
-                result = _run_at_once(cell)
+                result = self._run_at_once(cell)
+            self.guard.active = False
             hook = cast(ValueHook, self.displayhook)
             if hook.async_items is not None:
                 items, hook.async_items = hook.async_items, None
                 self.event_loop.run(hook.show_each(items))
+                self.guard.active = False
         except BaseException as error:
+            self.guard.active = False
             self.on_error(error)
-        finally:
-            self.events.trigger("post_execute")
-            if not silent:
-                self.events.trigger("post_run_cell", result)
-            self._forget()
+        self.events.trigger("post_execute")
+        if not silent:
+            self.events.trigger("post_run_cell", result)
+        self._forget()
+
+    def _run_at_once(self, cell: Any) -> Any:
+        """Runs a coroutine that awaits nothing, as IPython does for cells without await."""
+        try:
+            self.guard.active = True
+            cell.send(None)
+        except StopIteration as done:
+            return done.value
+        raise RuntimeError("a cell without await has waited")
 
     def _forget(self) -> None:
         """What was shown has been sent, and IPython would keep it all. An exception would keep its frames'
@@ -117,15 +131,6 @@ class CellShell(InteractiveShell):
         self.last_execution_result = None
         for kept in ("outputs", "exceptions"):
             getattr(self.history_manager, kept, {}).clear()
-
-
-def _run_at_once(coroutine: Any) -> Any:
-    """Runs a coroutine that awaits nothing, as IPython does for cells without await."""
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        return done.value
-    raise RuntimeError("a cell without await has waited")
 
 
 class _Compiler(CachingCompiler):
@@ -157,7 +162,9 @@ class _Compiler(CachingCompiler):
 # --- making one ----------------------------------------------------------------------------------
 
 
-def make_shell(capture: Capture, loop: EventLoop, on_error: Callable[[BaseException], None]) -> CellShell:
+def make_shell(
+    capture: Capture, guard: Guard, loop: EventLoop, on_error: Callable[[BaseException], None]
+) -> CellShell:
     """The process's one shell, over ``__main__``. Also what a notebook's kernel does to its process: plots
     are shown inline, and nobody waits for a keyboard."""
     # Before the first cell, so that importing matplotlib there is enough.
@@ -182,6 +189,7 @@ def make_shell(capture: Capture, loop: EventLoop, on_error: Callable[[BaseExcept
     )
     shell.capture = capture
     shell.event_loop = loop
+    shell.guard = guard
     shell.on_error = on_error
     shell.loop_runner = loop.run
     shell.set_hook("show_in_pager", _show_in_pager, 99)  # type: ignore[no-untyped-call,unused-ignore]
