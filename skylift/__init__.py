@@ -74,5 +74,19 @@ def __getattr__(name: str) -> Any:
     return found
 
 
+def load_ipython_extension(ipython: Any) -> None:
+    """IPython calls this for ``%load_ext skylift``: registers ``%%gpu``, ``%gpu`` and ``%skylift``."""
+    from skylift.magics import load_ipython_extension as load
+
+    load(ipython)
+
+
+def unload_ipython_extension(ipython: Any) -> None:
+    """IPython calls this for ``%unload_ext skylift``."""
+    from skylift.magics import unload_ipython_extension as unload
+
+    unload(ipython)
+
+
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
