@@ -54,6 +54,7 @@ def run_cell(shell: Any, sessions: NotebookSessions, line: str, body: str) -> Ba
                 detached=options.detach,
                 summary=_summary(source),
                 cell=_cell_id(shell) or source.label,
+                timeout=options.timeout,
             )
     except BaseException:
         status.leave("failed", "")

@@ -63,7 +63,7 @@ class NotebookSessions:
         return known
 
     def way_out(self, detail: str) -> str:
-        """What frees the GPU that a cell waits for, where an idle session of this notebook has it; else ""."""
+        """What frees the GPU that a cell waits for, where an idle session of this notebook has it, or ""."""
         for known in self:
             if f"session {known.name} (idle" in detail:
                 return f"%gpu stop {known.name} frees it"
@@ -100,8 +100,6 @@ class NotebookSessions:
             given["cpu"] = options.cpu
         if options.memory is not None:
             given["memory"] = options.memory
-        if options.timeout is not None:
-            given["timeout"] = options.timeout
         if options.idle is not None:
             given["idle_timeout"] = options.idle
         if options.image:

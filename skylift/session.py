@@ -113,6 +113,7 @@ class Session:
         detached: bool = False,
         summary: str = "",
         cell: str = "",
+        timeout: float | None = None,
     ) -> CellRun:
         """Sends a cell and returns at once.
 
@@ -121,13 +122,14 @@ class Session:
         the container turns out to be a new one that lacks them, everything goes again; the caller notices
         nothing. `assigned`: names to bring back. `limit`: bytes up to which a value comes back as itself
         (default 1 MiB). `first_line`: the number of the code's first line in `filename`. `detached`: the cell
-        runs on without this client.
+        runs on without this client. `timeout`: seconds for this cell, in the place of the session's.
 
         Raises `SerializationError` naming the variable that cannot travel; nothing has been sent then.
         """
         values = pickled(send or {})
         self._check_sendable(values)
         new, held = self._split(values)
+        _warn_of_large(new)
         header: dict[str, Any] = {
             "op": "run",
             "code": code,
@@ -141,14 +143,15 @@ class Session:
         }
 
         def everything() -> RemoteCall:
-            return self._submit(envelope(header, values), summary=summary, cell=cell, detached=detached)
+            data = envelope(header, values)
+            return self._submit(data, summary=summary, cell=cell, detached=detached, timeout=timeout)
 
         if detached:
             # Nobody would be there to send again what a new container lacks.
             run = self._accepted(everything())
         else:
             data = envelope({**header, "have": held}, new)
-            call = self._submit(data, summary=summary, cell=cell)
+            call = self._submit(data, summary=summary, cell=cell, timeout=timeout)
             run = CellRun(self, call, again=everything if held else None)
         self._note_sent(values)
         for name in assigned:
@@ -181,6 +184,7 @@ class Session:
         """Binds names in the session without running anything."""
         travelling = pickled(values)
         self._check_sendable(travelling)
+        _warn_of_large(travelling)
         self._finish(self._submit(envelope({"op": "put"}, travelling), summary=f"put {', '.join(values)}"))
         self._note_sent(travelling)
 
@@ -204,7 +208,8 @@ class Session:
 
     # --- how it is done --------------------------------------------------------------------------
 
-    def _defined(self) -> Define:
+    def _defined(self, timeout: float | None = None) -> Define:
+        """What calls of the session run in: its container, with `timeout` or the session's own."""
         if self._define is None:
             image = (self._options.image or default_image())._spec()
             spec = self._options.spec(
@@ -214,9 +219,10 @@ class Session:
                 session=self.session_id,
                 session_name=self.name,
             )
-            digest = blake3(msgspec.msgpack.encode(spec)).hexdigest()
-            self._define = Define(function_id=f"fu-{digest[:40]}", spec=spec)
-        return self._define
+            self._define = _define(spec)
+        if timeout is None or timeout == self._define.spec.timeout:
+            return self._define
+        return _define(msgspec.structs.replace(self._define.spec, timeout=timeout))
 
     def _split(self, values: Mapping[str, Pickled | RemoteRef]) -> tuple[dict[str, Any], list[str]]:
         """What has to be sent, and the names that the session has in this form."""
@@ -244,8 +250,6 @@ class Session:
                     f"cell runs in session {self.name or self.session_id}. Bring it here first: "
                     f"{name} = {name}.get()"
                 )
-            if isinstance(value, Pickled) and len(value.data) > WARN_SIZE:
-                warn_large(f"the variable {name!r}", len(value.data))
 
     def _submit(
         self,
@@ -254,9 +258,10 @@ class Session:
         summary: str = "",
         cell: str = "",
         detached: bool = False,
+        timeout: float | None = None,
     ) -> RemoteCall:
         client = run_blocking(connected_client(BLOCKING))
-        define = self._defined()
+        define = self._defined(timeout)
         submit = Submit(
             call_id=new_id("fc"),
             function_id=define.function_id,
@@ -294,6 +299,17 @@ class Session:
         if call.end is not None and call.end.state != "done":
             raise unexpected_end(call, "the session")
         return result
+
+
+def _define(spec: FunctionSpec) -> Define:
+    digest = blake3(msgspec.msgpack.encode(spec)).hexdigest()
+    return Define(function_id=f"fu-{digest[:40]}", spec=spec)
+
+
+def _warn_of_large(values: Mapping[str, Pickled | RemoteRef]) -> None:
+    for name, value in values.items():
+        if isinstance(value, Pickled) and len(value.data) > WARN_SIZE:
+            warn_large(f"the variable {name!r}", len(value.data))
 
 
 def _digest(value: Pickled) -> bytes:

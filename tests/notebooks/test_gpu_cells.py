@@ -331,14 +331,17 @@ def test_a_session_that_was_lost_gets_its_names_again(notebook: Notebook) -> Non
     notebook.ok("%gpu stop lost")
 
 
-def test_a_timeout_ends_the_cell(notebook: Notebook) -> None:
+def test_a_timeout_is_the_cells_own(notebook: Notebook) -> None:
+    notebook.ok("%%gpu cpu --name brief\npass")
     cell = notebook.run("""
-        %%gpu cpu --name brief --timeout 1s
+        %%gpu --name brief --timeout 1s
         import time
         time.sleep(60)
         """)
     assert cell.error.startswith("FunctionTimeoutError")
+    assert "1 s" in cell.error
     assert "timed out after" in last_status(cell)
+    notebook.ok("%%gpu --name brief\nimport time\ntime.sleep(1.5)")
     notebook.ok("%gpu stop brief")
 
 
