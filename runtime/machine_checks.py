@@ -1,4 +1,4 @@
-"""What this machine has of what containers and GPUs need; each check says why it matters and how to get it."""
+"""What this machine has of what containers and GPUs need; each check says why and how to get it."""
 
 from __future__ import annotations
 

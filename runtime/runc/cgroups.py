@@ -159,12 +159,13 @@ class Cgroups:
         return left
 
     def remove_parents(self) -> None:
-        """Remove the host's own cgroups, where no container is in them."""
+        """Remove the host's own cgroups, where no container is in them.
+
+        The one that all hosts of a machine share stays: another may be about to make its own in it.
+        """
         for mount in self.mounts:
             with contextlib.suppress(OSError):
-                parent = self._parent_in(mount.path)
-                parent.rmdir()
-                parent.parent.rmdir()
+                self._parent_in(mount.path).rmdir()
 
     def _parent_in(self, tree: Path) -> Path:
         return tree / self._group.lstrip("/")

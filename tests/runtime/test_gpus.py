@@ -72,9 +72,12 @@ def test_what_nvml_finds(driver: FakeDriver) -> None:
 
 
 def test_a_driver_that_is_not_loaded(driver: FakeDriver) -> None:
-    code = "import os; del os.environ['FAKE_NVML']\n" + (
-        "from skylift.runtime.nvml import Nvml; print(Nvml.load(), Nvml.why_not())"
-    )
+    code = """
+import os
+del os.environ["FAKE_NVML"]
+from skylift.runtime.nvml import Nvml
+print(Nvml.load(), Nvml.why_not())
+"""
     assert "None Driver Not Loaded\n" == driver.python(code)
 
 
@@ -154,29 +157,24 @@ def test_several_are_of_one_model() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("models", "request_", "text"),
-    [
-        (
-            ("T4", "T4"),
-            GpuRequest(model="H100"),
-            'This host has no H100: it has 2 × T4. Ask for what it has, or add simulate_gpus = {"H100" = 1} to '
-            "[host] of config.toml to run the code without one.",
-        ),
-        (
-            (),
-            GpuRequest(model="any"),
-            'This host has no GPU. Add simulate_gpus = {"H100" = 1} to [host] of config.toml to run the code '
-            "without one.",
-        ),
-        (
-            ("H100", "H100", "L4"),
-            GpuRequest(model="H100", count=8),
-            "This host cannot give 8 × H100 to one container: it has 2 × H100 and 1 × L4. Ask for fewer, or for "
-            "another model.",
-        ),
-    ],
-)
+FEWER = "Ask for fewer, or for another model."
+SIMULATE = 'add simulate_gpus = {"H100" = 1} to [host] of config.toml to run the code without one.'
+LACKING = [
+    (
+        ("T4", "T4"),
+        GpuRequest(model="H100"),
+        f"This host has no H100: it has 2 × T4. Ask for what it has, or {SIMULATE}",
+    ),
+    ((), GpuRequest(model="any"), f"This host has no GPU. A{SIMULATE[1:]}"),
+    (
+        ("H100", "H100", "L4"),
+        GpuRequest(model="H100", count=8),
+        f"This host cannot give 8 × H100 to one container: it has 2 × H100 and 1 × L4. {FEWER}",
+    ),
+]
+
+
+@pytest.mark.parametrize(("models", "request_", "text"), LACKING)
 def test_a_gpu_that_there_is_not(models: tuple[str, ...], request_: GpuRequest, text: str) -> None:
     with pytest.raises(StartError) as caught:
         GpuInventory(make(*models)).take(request_, "co-1")

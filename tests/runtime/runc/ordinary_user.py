@@ -1,7 +1,7 @@
 """Runs Python as an ordinary user of this machine, whoever runs the tests.
 
-Root makes a user for it; the interpreter and the packages, which may lie in folders that only root can enter, are
-mounted where the user can see them, in a mount namespace that ends with the process.
+Root makes a user for it; the interpreter and the packages, which may lie in folders that only root can
+enter, are mounted where the user can see them, in a mount namespace that ends with the process.
 """
 
 from __future__ import annotations
