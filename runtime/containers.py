@@ -211,6 +211,7 @@ class Container:
         if self._death is not None:
             self.kill(None)
         status = await self._process.wait()
+        log.info("Container %s ended with exit status %d.", self.container_id, status.code)
         self._cancel_timers()
         return status
 

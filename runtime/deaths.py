@@ -99,7 +99,7 @@ def cancelled(spec: FunctionSpec, reason: str) -> Death:
 def stopped(spec: FunctionSpec, reason: str) -> Death:
     """The container was stopped on purpose while the call was in it."""
     text = f"The container of {label(spec)} was stopped" + (f": {reason}" if reason else ".")
-    return Death("cancelled" if spec.session else "failed", Problem(error="ExecutionError", message=text))
+    return Death("cancelled", Problem(error="InputCancellation", message=text))
 
 
 def no_contact(spec: FunctionSpec, seconds: float) -> Death:

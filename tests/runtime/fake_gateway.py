@@ -262,7 +262,8 @@ class FakeGateway:
         """Start a container; its id."""
         container_id = new_id("co")
         self.started.append(container_id)
-        self.send(StartContainer(container_id=container_id, pool_id="pool-1", spec=spec, gpu=gpu))
+        self.last_start = StartContainer(container_id=container_id, pool_id="pool-1", spec=spec, gpu=gpu)
+        self.send(self.last_start)
         if wait:
             changed = self.wait_for(lambda: self.containers.get(container_id), f"container {container_id}")
             assert changed.problem is None, changed.problem.message
