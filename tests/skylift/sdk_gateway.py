@@ -306,9 +306,8 @@ class FakeControl(ControlPlane):
         ran = 0
         while True:
             with call.changed:
-                call.changed.wait_for(
-                    lambda: call.cancel is not None or ran in call.inputs or ran == call.total, 60
-                )
+                while not (call.cancel is not None or ran in call.inputs or ran == call.total):
+                    call.changed.wait(60)
                 if call.cancel is not None:
                     raise CancelledHere
                 if ran == call.total:
@@ -450,7 +449,7 @@ class FakeGateway:
         for port in list(self.control.known):
             assert isinstance(port, ClientConnection)
             port._transport.abort()
-        while self.control.known:
+        while self.control.known:  # noqa: ASYNC110 (there is nobody to set an event)
             await asyncio.sleep(0.001)
 
 

@@ -69,12 +69,8 @@ def run_cell(control: FakeControl, call: FakeCall, namespace: dict[str, Any]) ->
 
 
 def _described(refs: dict[str, Any], value: Any, why: str) -> dict[str, Any]:
-    for ref_id, known in refs.items():
-        if known is value:
-            break
-    else:
-        ref_id = f"rf-{len(refs) + 1}"
-        refs[ref_id] = value
+    ref_id = next((known for known in refs if refs[known] is value), f"rf-{len(refs) + 1}")
+    refs[ref_id] = value
     kind = type(value)
     described = {"id": ref_id, "type": kind.__qualname__, "module": kind.__module__, "why": why}
     if hasattr(value, "shape"):

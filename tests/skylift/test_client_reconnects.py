@@ -135,7 +135,7 @@ def test_nobody_at_the_url(app: skylift.App, gateway: FakeGateway) -> None:
     def one():
         return 1
 
-    with pytest.raises(exceptions.ConnectionError, match="cannot be reached: .*refused"):
+    with pytest.raises(exceptions.ConnectionError, match=r"cannot be reached: .*refused"):
         one.remote()
 
 
@@ -150,10 +150,9 @@ def test_a_fork_gets_a_connection_of_its_own(app: skylift.App, gateway: FakeGate
     pid = os.fork()
     if pid == 0:
         try:
-            # The gateway's threads did not survive the fork; that we are not connected is all to look at here.
-            state = (
-                b"new" if not Client.current().connected and Client.current().client_id != before else b"old"
-            )
+            # The gateway's threads did not survive the fork, so there is nobody here to call.
+            client = Client.current()
+            state = b"new" if not client.connected and client.client_id != before else b"old"
             os.write(write_end, state)
         finally:
             os._exit(0)

@@ -150,7 +150,7 @@ def test_two_followers_of_one_call(app: skylift.App, gateway: FakeGateway) -> No
     async def both() -> list[int]:
         first = asyncio.ensure_future(call.get.aio())
         second = asyncio.ensure_future(FunctionCall.from_id(call.object_id).get.aio())
-        while len(gateway.control.messages) < 4:
+        while len(gateway.control.messages) < 4:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         gateway.control.may_run.set()
         return await asyncio.gather(first, second)
@@ -161,9 +161,6 @@ def test_two_followers_of_one_call(app: skylift.App, gateway: FakeGateway) -> No
 def test_a_get_that_times_out_prints_nothing_twice(
     app: skylift.App, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    go_on = threading.Event()
-    gateway.go_on = go_on  # type: ignore[attr-defined]
-
     @app.function()
     def speak(path):
         import os

@@ -264,4 +264,6 @@ def test_what_has_no_result_is_sent_again() -> None:
     inputs.finish()
     inputs.done([0, 1, 2, 5])
     again = list(inputs.resend("fc-00000000"))
-    assert [(3, 2, -1), (6, 4, 10)] == [(message.start, len(message.items), message.total) for message in again]
+    assert [(3, 2, -1), (6, 4, 10)] == [
+        (message.start, len(message.items), message.total) for message in again
+    ]

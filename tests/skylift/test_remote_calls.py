@@ -99,14 +99,14 @@ def test_an_exception_whose_type_is_not_here_is_an_execution_error_with_the_text
 ) -> None:
     @app.function()
     def fail():
-        class Strange(Exception):
+        class StrangeError(Exception):
             def __reduce__(self):
                 return __import__, ("only_there",)
 
-        Strange.__module__, Strange.__qualname__ = "only_there", "Strange"
-        raise Strange("oh")
+        StrangeError.__module__, StrangeError.__qualname__ = "only_there", "StrangeError"
+        raise StrangeError("oh")
 
-    with pytest.raises(ExecutionError, match="only_there.Strange: oh") as caught:
+    with pytest.raises(ExecutionError, match=r"only_there.StrangeError: oh") as caught:
         fail.remote()
     assert "Traceback (most recent call last)" in str(caught.value)
 
@@ -244,7 +244,7 @@ def test_a_cancelled_task_cancels_the_call(app: skylift.App, gateway: FakeGatewa
 
     async def main() -> None:
         task = asyncio.ensure_future(wait.remote.aio())
-        while not gateway.control.calls:
+        while not gateway.control.calls:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -280,9 +280,9 @@ def test_generators_and_functions_are_not_mixed_up(app: skylift.App) -> None:
     def one():
         return 1
 
-    with pytest.raises(InvalidError, match="count.remote_gen"):
+    with pytest.raises(InvalidError, match=r"count.remote_gen"):
         count.remote(3)
-    with pytest.raises(InvalidError, match="one.remote"):
+    with pytest.raises(InvalidError, match=r"one.remote"):
         next(one.remote_gen())
 
 
