@@ -173,13 +173,12 @@ class ClientCalls:
 
     def _accept(self, client: Client, call: Call) -> None:
         self.log.function(call.function)
-        port = client.port
         if call.inputs is not None:
             # A map outlives a restart of the gateway by its row: its inputs come again from the client.
             self.log.changed(call)
             self.log.after_commit(lambda: self._say_accepted(client, call.call_id))
-        elif port is not None:
-            port.send(Accepted(call_id=call.call_id))
+        elif call.detached:
+            self._say_accepted(client, call.call_id)
 
     def _say_accepted(self, client: Client, call_id: str) -> None:
         if client.port is not None:

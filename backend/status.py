@@ -1,5 +1,8 @@
-"""Status lines: telling clients where their calls are, without a word about those that are over in a
-blink."""
+"""Status lines: telling clients where their calls are, without a word about those that are over in a blink.
+
+A frame that need not be sent is a wakeup that neither process needs. So `Accepted` too is left to a call's
+first events where these come as soon.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from skylift.backend.calls import Call
-from skylift.wire import Status
+from skylift.wire import Accepted, Status
 
 if TYPE_CHECKING:
     from skylift.backend.pools import Container, Pool
@@ -62,12 +65,22 @@ class StatusUpdates:
             call = young.popleft()[1]
             if not call.over:
                 call.visible = True
+                self._accept(call)
                 self._send(call)
         # Calls that are over need no look of their own, and should not be held in memory for it.
         while young and young[0][1].over:
             young.popleft()
         if young:
             self._timer = self.registry.loop.call_later(max(0.001, young[0][0] - now), self._look)
+
+    def _accept(self, call: Call) -> None:
+        """Say that the call is ours, if nothing has been sent that says as much."""
+        if call.next_seq or call.log_consumes or call.inputs is not None:
+            return
+        message = Accepted(call_id=call.call_id)
+        for attachment in call.attachments:
+            if attachment.client.port is not None:
+                attachment.client.port.send(message)
 
     def _send(self, call: Call) -> None:
         message: Status | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -37,6 +38,7 @@ class World:
         self.now = 1000.0
         self.started: list[str] = []
         """Calls, in the order in which they were given to containers."""
+        self._numbers = itertools.count()
         self.ends: dict[str, tuple[float, Work | None]] = {}
         self.lengths: dict[str, float] = {}
         self.first_wait: dict[str, float] = {}
@@ -57,7 +59,7 @@ class World:
         return work
 
     def container(self, pool: PoolState, phase: str = "idle", **what: Any) -> ContainerState:
-        number = len(self.host.containers) + len(self.started)
+        number = next(self._numbers)
         what = {"cpu": pool.cpu, "memory": pool.memory, **what}
         container = ContainerState(
             f"co-{pool.label}-{number}",
