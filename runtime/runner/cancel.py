@@ -93,6 +93,11 @@ class Guard:
             self.delivered = self._take()
         return self.delivered
 
+    @property
+    def running(self) -> tuple[str, int | None]:
+        """The call that runs ("" for none), and which of its inputs."""
+        return self._call, self._index
+
     def end(self, *, forget: bool = True) -> None:
         """Nothing runs. Requests for the call that ran are dropped, unless more of it may come."""
         call, self._call = self._call, ""

@@ -12,6 +12,7 @@ import types
 from collections import OrderedDict
 from typing import Any, NoReturn
 
+from . import current
 from .aio import EventLoop
 from .cancel import Guard, Request
 from .capture import Capture
@@ -45,7 +46,7 @@ class Runner:
 
     def __init__(self, path: str) -> None:
         self.link = Link(path, self._on_control)
-        self.guard = Guard(self.link.held_by_me)
+        self.guard = current.guard = Guard(self.link.held_by_me)
         self.pulse = Pulse(self.link.lock, self.guard)
         self.capture = Capture()
         self.loop = EventLoop(self.guard)
