@@ -157,7 +157,8 @@ class Cells:
         self._shell.begin_cell(
             envelope.get("filename", ""), envelope.get("first_line", 1), envelope.get("execution_count", 0)
         )
-        self._shell.run(envelope["code"], silent=bool(envelope.get("silent")))
+        if self._shell.run(envelope["code"], silent=bool(envelope.get("silent"))):
+            self._outcome = None
         self._guard.active = True
         return self._assigned(envelope)
 

@@ -6,6 +6,7 @@ import builtins
 import getpass
 import importlib.util
 import os
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -18,6 +19,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from .capture import NO_INPUT, Capture
+from .commands import run_command
 from .display import StreamPublisher, ValueHook, send_event
 from .text_bars import install_text_bars
 
@@ -36,6 +38,8 @@ class CellShell(InteractiveShell):
     on_error: Callable[[BaseException], None]
     event_loop: EventLoop
     guard: Guard
+    reported = False
+    """Whether `on_error` has been told of something since the cell began."""
 
     def init_virtualenv(self) -> None:
         """Nothing: the runner's Python is the image's."""
@@ -56,21 +60,39 @@ class CellShell(InteractiveShell):
         if error is None:
             print("there is no traceback to show", file=sys.stderr)
         else:
+            self.reported = True
             self.on_error(error.with_traceback(None) if isinstance(error, UsageError) else error)
+
+    def _format_exception_for_storage(self, *_args: Any, **_options: Any) -> dict[str, Any]:
+        """Nothing, quickly: see `_forget`."""
+        return {}
 
     def showsyntaxerror(self, filename: str | None = None, *_args: Any, **_options: Any) -> None:
         """As `showtraceback`."""
         self.showtraceback()
 
     def system_piped(self, cmd: str) -> None:
-        """``!cmd``: runs it in a pseudo-terminal, so that its lines come as they are written."""
-        try:
-            super().system_piped(cmd)  # type: ignore[no-untyped-call,unused-ignore]
-        except OSError:
-            # No pseudo-terminals here.
-            self.system_raw(cmd)  # type: ignore[no-untyped-call,unused-ignore]
+        """``!cmd``."""
+        if cmd.rstrip().endswith("&"):
+            raise OSError(
+                "a command in the background would outlive its cell: start it with subprocess.Popen"
+            )
+        expand: Callable[..., str] = self.var_expand
+        code = run_command(expand(cmd, depth=1))
+        self.user_ns["_exit_code"] = code
+        if self.system_raise_on_error and code != 0:
+            raise subprocess.CalledProcessError(code, cmd)
 
     system = system_piped
+
+    def _find_with_lazy_load(self, *arguments: Any) -> Any:
+        """A magic. IPython imports some when they are first used, and never again if that is interrupted."""
+        active, self.guard.active = self.guard.active, False
+        try:
+            base: Any = super()
+            return base._find_with_lazy_load(*arguments)
+        finally:
+            self.guard.active = active
 
     def begin_cell(self, filename: str, first_line: int, execution_count: int) -> None:
         """Where the next cell's lines are, and its number (0: the one after the last)."""
@@ -80,9 +102,11 @@ class CellShell(InteractiveShell):
         if execution_count:
             self.execution_count = execution_count
 
-    def run(self, code: str, *, silent: bool) -> None:
-        """Runs a cell. What it raises is reported, not raised. In the guard's active section is the cell's
-        own code alone."""
+    def run(self, code: str, *, silent: bool) -> bool:
+        """Runs a cell; whether it came to its end. What it raises is reported, not raised.
+
+        In the guard's active section is the cell's own code alone.
+        """
         transform: Callable[[str], str] = self.transform_cell
         failed: Any = None
         try:
@@ -96,6 +120,7 @@ class CellShell(InteractiveShell):
             transformed_cell=transformed,
             preprocessing_exc_tuple=failed,
         )
+        self.reported = False
         result = None
         try:
             if self.should_run_async(code, transformed_cell=transformed, preprocessing_exc_tuple=failed):
@@ -103,18 +128,30 @@ class CellShell(InteractiveShell):
             else:
                 result = self._run_at_once(cell)
             self.guard.active = False
-            hook = cast(ValueHook, self.displayhook)
-            if hook.async_items is not None:
-                items, hook.async_items = hook.async_items, None
-                self.event_loop.run(hook.show_each(items))
-                self.guard.active = False
         except BaseException as error:
             self.guard.active = False
-            self.on_error(error)
+            # What ended the cell may have been reported already, and this is a second interrupt on its heels.
+            if not self.reported:
+                self.showtraceback((type(error), error, error.__traceback__))
+        success = result is not None and result.success and self._show_async_items()
         self.events.trigger("post_execute")
         if not silent:
             self.events.trigger("post_run_cell", result)
         self._forget()
+        return success
+
+    def _show_async_items(self) -> bool:
+        hook = cast(ValueHook, self.displayhook)
+        items, hook.async_items = hook.async_items, None
+        try:
+            if items is not None:
+                self.event_loop.run(hook.show_each(items))
+                self.guard.active = False
+        except BaseException as error:
+            self.guard.active = False
+            self.showtraceback((type(error), error, error.__traceback__))
+            return False
+        return True
 
     def _run_at_once(self, cell: Any) -> Any:
         """Runs a coroutine that awaits nothing, as IPython does for cells without await."""

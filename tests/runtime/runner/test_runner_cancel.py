@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -294,4 +296,53 @@ def test_a_stop_signal_ends_the_call_and_the_runner(own_host: FakeHost) -> None:
     assert call.wait().state == "cancelled"
     assert call.error["message"] == "the container is being stopped"
     assert own_host.wait_exit() == 128 + signal.SIGTERM
+    assert own_host.printed == {"stdout": b"", "stderr": b""}
+
+
+# --- at any moment -------------------------------------------------------------------------------
+
+
+def count(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+async def count_slowly(n: int) -> AsyncIterator[int]:
+    import asyncio
+
+    for i in range(n):
+        if i % 50 == 0:
+            await asyncio.sleep(0)
+        yield i
+
+
+async def wait_shortly(n: int) -> None:
+    import asyncio
+
+    for _ in range(n // 50):
+        await asyncio.sleep(0)
+
+
+def talk(n: int) -> None:
+    for i in range(n):
+        print(i)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cancellation_at_any_moment_ends_its_call_once(own_host: FakeHost, seed: int) -> None:
+    chance = random.Random(seed)
+    kinds = {"call": (wait_shortly, talk), "generator": (count, count_slowly)}
+    functions = [
+        (kind, own_host.define(by_value(function))) for kind, group in kinds.items() for function in group
+    ]
+    for _ in range(150):
+        kind, function = chance.choice(functions)
+        window = chance.choice([2000, 1 << 20])
+        call = own_host.start(function, chance.choice([10, 1000, 5000]), kind=kind, window=window)
+        threading.Event().wait(chance.choice([0, 0.0005, 0.005]) * chance.random())
+        for _ in range(chance.choice([1, 1, 2, 5])):
+            call.cancel(chance.choice(["interrupt", "cancel", "timeout"]))
+        call.wait()
+        assert len(call.of("error")) == (call.state != "done")
+        assert call.items == list(range(len(call.items)))
+    assert own_host.call(lambda: "next").result == "next"
     assert own_host.printed == {"stdout": b"", "stderr": b""}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import pickle
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,11 +69,35 @@ def test_top_level_await(host: FakeHost, code: str, shown: str) -> None:
 
 
 def test_commands_stream_their_output(host: FakeHost) -> None:
-    call = host.start_cell("!echo first; sleep 0.1; echo second; sleep 600")
+    call = host.start_cell("!echo first; sleep 0.1; echo second >&2; sleep 600\nprint('after')")
     call.wait_output("second")
-    assert "first\r\n" in call.text()
+    assert call.text() == "first\nsecond\n"
     call.cancel("interrupt")
-    call.wait()
+    assert call.wait().state == "cancelled"
+    assert "after" not in call.text()
+
+
+def test_a_command_that_ignores_an_interrupt_is_killed(host: FakeHost) -> None:
+    call = host.start_cell("!trap '' INT; echo $$; while true; do sleep 0.1; done")
+    call.wait_output("\n")
+    call.cancel("interrupt")
+    assert call.wait().state == "cancelled"
+    assert not Path(f"/proc/{int(call.text())}").exists()
+
+
+def test_a_command_sees_names_and_a_terminal(host: FakeHost) -> None:
+    call = host.cell("word = 'ä'\n!echo {word} $word; test -t 1 && echo terminal; exit 3\n_exit_code")
+    assert call.text() == "ä ä\nterminal\n"
+    assert call.shown() == [{"text/plain": "3"}]
+
+
+def test_a_command_leaves_its_background_behind(host: FakeHost) -> None:
+    call = host.cell("!sleep 600 & echo started $!")
+    assert call.state == "done"
+    assert call.text().startswith("started ")
+    os.kill(int(call.text().split()[1]), signal.SIGKILL)
+    message = host.cell("!sleep 600 &").error["message"]
+    assert message == "a command in the background would outlive its cell: start it with subprocess.Popen"
 
 
 def test_a_commands_output_as_a_value(host: FakeHost) -> None:
