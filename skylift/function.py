@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar
 from skylift import context
 from skylift.calls import Nudge, RemoteCall
 from skylift.client import Client
-from skylift.dual import Blocking, Iterating
+from skylift.dual import Blocking, Iterating, share_docs
 from skylift.exceptions import ExecutionError, InvalidError
 from skylift.function_code import FunctionCode
 from skylift.function_definition import Definition
@@ -33,6 +33,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+@share_docs
 class Function(Generic[P, R]):
     """A function that runs in containers. ``@app.function()`` makes one.
 
@@ -66,12 +67,12 @@ class Function(Generic[P, R]):
     @property
     def remote(self) -> Blocking[P, R]:
         """Runs the function in a container and returns what it returns, or raises what it raises."""
-        return Blocking(self._remote)
+        return Blocking(self._remote, self._skylift_raw)
 
     @property
     def remote_gen(self) -> Iterating[P, Any]:
         """Runs a generator function in a container; gives each item as it is yielded there."""
-        return Iterating(self._remote_gen)
+        return Iterating(self._remote_gen, self._skylift_raw)
 
     def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs the function here, as if it were not decorated."""
@@ -107,7 +108,7 @@ class Function(Generic[P, R]):
 
         Get its result from the `FunctionCall`, here or with `FunctionCall.from_id` anywhere.
         """
-        return Blocking(self._spawn)
+        return Blocking(self._spawn, self._skylift_raw)
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(

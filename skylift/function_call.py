@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 from skylift.calls import CallMessage, RemoteCall, unexpected_end
 from skylift.client import Client
-from skylift.dual import Blocking, Iterating
+from skylift.dual import Blocking, Iterating, share_docs
 from skylift.exceptions import InvalidError
 from skylift.outputs import Output
 from skylift.remote_errors import rebuild
@@ -33,6 +33,7 @@ class TimelineEntry:
     detail: str = ""
 
 
+@share_docs
 class FunctionCall(Generic[R]):
     """One call of a function. `Function.spawn` makes one; `from_id` finds one again, in any process."""
 

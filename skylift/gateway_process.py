@@ -16,6 +16,8 @@ from pathlib import Path
 from skylift import exceptions
 from skylift.context import is_local
 
+UNIX = "unix://"
+"""What the URL of a gateway at a Unix socket begins with: ``unix:///run/skylift/gateway.sock``."""
 START_TIMEOUT = 60.0
 _POLL = 0.02
 _TAIL_LINES = 15

@@ -9,11 +9,12 @@ import socket
 import ssl
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from skylift import exceptions
 from skylift.connection import RECEIVE, Connection, ConnectionLost
+from skylift.gateway_process import UNIX
 from skylift.wire import MAX_FRAME
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ IDLE_TIMEOUT = 20.0
 
 
 def open_connection(url: str, token: str, timeout: float) -> Connection:
-    """Connects to the gateway at `url` (http or https) within `timeout` seconds.
+    """Connects to the gateway at `url` (http, https or unix) within `timeout` seconds.
 
     Raises `AuthError` or `PermissionDeniedError` where the gateway says so, `ConnectionLost` where it is not
     there, and `exceptions.ConnectionError` where something else answers.
@@ -33,21 +34,20 @@ def open_connection(url: str, token: str, timeout: float) -> Connection:
     from websockets.client import ClientProtocol
     from websockets.uri import parse_uri
 
-    parts = urlsplit(url)
-    secure = parts.scheme == "https"
-    host, port = parts.hostname or "localhost", parts.port or (443 if secure else 80)
-    where = f"{host}:{port}"
+    where, websocket_url = url, "ws://localhost/v1/connect"
+    sock: socket.socket | None = None
     try:
-        sock = socket.create_connection((host, port), timeout=timeout)
-    except OSError as error:
-        raise ConnectionLost(f"{where}: {error.strerror or error}") from error
-    try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if secure:
-            tls = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
-            sock = _TlsSocket(tls)  # type: ignore[assignment]
-        uri = parse_uri(f"{'wss' if secure else 'ws'}://{parts.netloc}{parts.path.rstrip('/')}/v1/connect")
-        protocol = ClientProtocol(uri, max_size=4 * MAX_FRAME)
+        if url.startswith(UNIX):
+            sock = _dial_unix(url.removeprefix(UNIX), timeout)
+        else:
+            parts = urlsplit(url)
+            secure = parts.scheme == "https"
+            host, port = parts.hostname or "localhost", parts.port or (443 if secure else 80)
+            where = f"{host}:{port}"
+            scheme = "wss" if secure else "ws"
+            websocket_url = f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}/v1/connect"
+            sock = _dial(host, port, secure, timeout)
+        protocol = ClientProtocol(parse_uri(websocket_url), max_size=4 * MAX_FRAME)
         request = protocol.connect()
         request.headers["Authorization"] = f"Bearer {token}"
         protocol.send_request(request)
@@ -58,11 +58,33 @@ def open_connection(url: str, token: str, timeout: float) -> Connection:
         sock.settimeout(IDLE_TIMEOUT)
         return Connection(sock, protocol, events[1:])
     except OSError as error:
-        sock.close()
+        if sock is not None:
+            sock.close()
         raise ConnectionLost(f"{where}: {error.strerror or error}") from error
     except BaseException:
+        if sock is not None:
+            sock.close()
+        raise
+
+
+def _dial(host: str, port: int, secure: bool, timeout: float) -> socket.socket:
+    sock = socket.create_connection((host, port), timeout=timeout)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if not secure:
+        return sock
+    tls: Any = _TlsSocket(ssl.create_default_context().wrap_socket(sock, server_hostname=host))
+    return cast(socket.socket, tls)
+
+
+def _dial_unix(path: str, timeout: float) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(path)
+    except OSError:
         sock.close()
         raise
+    return sock
 
 
 def _answer(sock: socket.socket, protocol: ClientProtocol, where: str, deadline: float) -> list[Event]:

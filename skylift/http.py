@@ -10,7 +10,7 @@ import msgspec
 from blake3 import blake3
 
 from skylift import exceptions
-from skylift.gateway_process import Gateway
+from skylift.gateway_process import UNIX, Gateway
 from skylift.remote_errors import problem_error
 from skylift.wire import INLINE_LIMIT, Payload, Problem
 
@@ -25,7 +25,7 @@ class Http:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._pool: urllib3.PoolManager | None = None
+        self._pool: urllib3.PoolManager | urllib3.HTTPConnectionPool | None = None
         self._lock = threading.Lock()
         self._stored: set[str] = set()
 
@@ -63,6 +63,16 @@ class Http:
         """Trust no longer that what was put into the store is there: it may be another store."""
         self._stored.clear()
 
+    def _new_pool(self) -> urllib3.PoolManager | urllib3.HTTPConnectionPool:
+        import urllib3
+
+        timeout = urllib3.Timeout(_TIMEOUT)
+        if self._gateway.url.startswith(UNIX):
+            from skylift.unix_http import UnixPool
+
+            return UnixPool(self._gateway.url.removeprefix(UNIX), maxsize=8, timeout=timeout)
+        return urllib3.PoolManager(maxsize=8, timeout=timeout)
+
     def _request(
         self,
         method: str,
@@ -76,8 +86,9 @@ class Http:
 
         with self._lock:
             if self._pool is None:
-                self._pool = urllib3.PoolManager(maxsize=8, timeout=urllib3.Timeout(_TIMEOUT))
-        url = self._gateway.url + path
+                self._pool = self._new_pool()
+        base = self._gateway.url
+        url = path if base.startswith(UNIX) else base + path
         if fields:
             from urllib.parse import urlencode
 

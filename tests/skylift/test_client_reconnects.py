@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import threading
+from pathlib import Path
 
 import pytest
 from sdk_gateway import FakeGateway
@@ -163,3 +166,52 @@ def test_a_fork_gets_a_connection_of_its_own(app: skylift.App, gateway: FakeGate
     assert 2 == one.remote(2)
     assert before == Client.current().client_id
     assert 1 == gateway.connections
+
+
+def test_a_gateway_at_a_unix_socket(
+    app: skylift.App, gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "gateway.sock"))
+    listener.listen()
+
+    def pass_on() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2])))
+                for source, target in ((near, far), (far, near)):
+                    threading.Thread(target=_copy, args=(source, target), daemon=True).start()
+
+    threading.Thread(target=pass_on, daemon=True).start()
+    monkeypatch.setenv("SKYLIFT_GATEWAY_URL", f"unix://{tmp_path}/gateway.sock")
+
+    @app.function()
+    def echo(x):
+        return x
+
+    large = bytes(1_000_000)
+    assert large == echo.remote(large)
+    assert 1 == echo.spawn(1).get(timeout=30)
+    assert 0.25 == echo.spawn(1).cost()
+    listener.close()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+def test_no_gateway_at_the_unix_socket(
+    app: skylift.App, gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKYLIFT_GATEWAY_URL", f"unix://{tmp_path}/nobody.sock")
+
+    @app.function()
+    def one():
+        return 1
+
+    with pytest.raises(exceptions.ConnectionError, match=r"nobody\.sock cannot be reached: .*No such file"):
+        one.remote()

@@ -238,3 +238,12 @@ def _app_with_train() -> skylift.App:
     app = skylift.App("three")
     app.function()(train)
     return app
+
+
+def test_methods_show_the_functions_signature_and_their_own_text() -> None:
+    function = skylift.App("a").function()(train)
+    assert ["x"] == list(inspect.signature(function.remote).parameters)
+    assert ["x"] == list(inspect.signature(function).parameters)
+    assert "Runs the function in a container" in (function.remote.__doc__ or "")
+    assert "as they are ready with ``order_outputs=False``" in (function.map.__doc__ or "")
+    assert "Waits for the result" in (skylift.FunctionCall.from_id("fc-00000000").get.__doc__ or "")
