@@ -45,6 +45,7 @@ class Call(Work):
     """A call that is not over, or was over a moment ago."""
 
     __slots__ = (
+        "answered",
         "args",
         "attachments",
         "attempts",
@@ -158,6 +159,8 @@ class Call(Work):
         """The attachment whose consumption moves the window."""
         self.waiters: list[Callable[[], None]] | None = None
         """To be called when more of it is in the log."""
+        self.answered = durable or detached or kind == "map"
+        """`Accepted` was sent for it, or will be once it is in the log."""
         self.visible = False
         """It has lasted for long enough to tell people about it."""
         self.cancelled: CancelMode | None = None

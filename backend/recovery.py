@@ -132,6 +132,7 @@ class Recovery:
             cell=row["cell"],
             since=monotonic(),
         )
+        call.answered = True
         call.state = row["state"]
         call.error = row["error"]
         call.queued = row["queued"]
@@ -231,6 +232,7 @@ class Recovery:
         )
         call.unclaimed = True
         call.taken_up = True
+        call.answered = True
         call.visible = True
         call.units = 0
         self.registry.add(call)

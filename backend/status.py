@@ -1,7 +1,7 @@
 """Status lines: telling clients where their calls are, without a word about those that are over in a blink.
 
-A frame that need not be sent is a wakeup that neither process needs. So `Accepted` too is left to a call's
-first events where these come as soon.
+A frame by itself is a wakeup of two processes, which a quick call would feel. So `Accepted` too waits for the
+call's first events, to go with them, but no longer than `BLINK`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from skylift.backend.calls import Call
-from skylift.wire import Accepted, Status
+from skylift.backend.streams import answer
+from skylift.wire import Status
 
 if TYPE_CHECKING:
     from skylift.backend.pools import Container, Pool
@@ -65,22 +66,14 @@ class StatusUpdates:
             call = young.popleft()[1]
             if not call.over:
                 call.visible = True
-                self._accept(call)
+                if not call.answered:
+                    answer(call)
                 self._send(call)
         # Calls that are over need no look of their own, and should not be held in memory for it.
         while young and young[0][1].over:
             young.popleft()
         if young:
             self._timer = self.registry.loop.call_later(max(0.001, young[0][0] - now), self._look)
-
-    def _accept(self, call: Call) -> None:
-        """Say that the call is ours, if nothing has been sent that says as much."""
-        if call.next_seq or call.log_consumes or call.inputs is not None:
-            return
-        message = Accepted(call_id=call.call_id)
-        for attachment in call.attachments:
-            if attachment.client.port is not None:
-                attachment.client.port.send(message)
 
     def _send(self, call: Call) -> None:
         message: Status | None = None

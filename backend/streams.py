@@ -12,6 +12,7 @@ from skylift.backend.database import Database, DatabaseError
 from skylift.backend.log_reader import Chunk, LogReader
 from skylift.lazyfs.store import StoreError
 from skylift.wire import (
+    Accepted,
     EndMap,
     Event,
     Events,
@@ -96,6 +97,8 @@ class Streams:
 
     def accept(self, call: Call, message: Events, frame: bytes) -> None:
         """Take the next events of a call: send them to whom they are for, and to the log."""
+        if not call.answered:
+            answer(call)
         count = message.count
         call.next_seq += count
         call.total += message.cost
@@ -376,6 +379,15 @@ def events_from(
         done=tuple(index for index in message.done if index in indexes),
         end=message.end if whole else None,
     )
+
+
+def answer(call: Call) -> None:
+    """Tell the client that has submitted a call that it is ours."""
+    call.answered = True
+    for attachment in call.attachments:
+        port = attachment.client.port
+        if port is not None and attachment.client.client_id == call.client_id:
+            port.send(Accepted(call_id=call.call_id))
 
 
 def last_frame(call: Call) -> Events:
