@@ -15,6 +15,8 @@ fixed name: its imports are relative.
 ``cancel``      ends the call that is named, and no other
 ``functions``   calls and generators; ``inputs`` maps; ``aio`` the event loop of coroutines
 ``pickling``    values to bytes and back, and why not; ``errors`` exceptions to `error` events
-``cells``       notebook cells: ``shell`` is their IPython, ``references`` what stays in the session
+``cells``       notebook cells: ``shell`` is their IPython, ``display`` what they show, ``commands`` their
+                ``!commands``, ``references`` what stays in the session
+``current``     tells code in this process which call it runs in
 ==============  =====================================================================================
 """

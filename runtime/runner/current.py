@@ -1,5 +1,5 @@
-"""What runs now: ``skylift.current_function_call_id()`` and ``skylift.current_input_id()`` find this module in
-``sys.modules``."""
+"""What runs now. The SDK finds this module in ``sys.modules``, for ``skylift.current_function_call_id()``
+and ``skylift.current_input_id()``."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -44,6 +45,21 @@ def test_it_needs_the_standard_library_alone(layout: Path) -> None:
         assert Path(file).parent == layout / "cloudpickle"
         assert last == str(layout)
         assert heavy == []
+
+
+def test_code_can_ask_which_call_it_runs_in(layout: Path) -> None:
+    def look(_input: int = 0) -> Any:
+        import sys
+
+        current = sys.modules["skylift_runner.current"]
+        return current.call_id(), current.input_id()
+
+    with FakeHost([sys.executable, str(layout / "skylift_runner")]) as host:
+        call = host.call(look)
+        assert call.result == (call.id, call.id)
+        mapped = host.map(look, range(2)).wait_done(range(2))
+        answers = [pickle.loads(event.data) for event in mapped.of("result")]
+        assert answers == [(mapped.id, f"{mapped.id}:0"), (mapped.id, f"{mapped.id}:1")]
 
 
 def test_the_users_own_cloudpickle_comes_first(layout: Path) -> None:
