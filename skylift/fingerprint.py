@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from blake3 import blake3
 
-_MAX_FILES = 5000
+_MAX_ENTRIES = 20_000
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages", "build", "dist"})
 
 
@@ -16,7 +16,7 @@ def fingerprint(search_path: Iterable[str], local_roots: Iterable[str], main_fil
     """Digest of the installed packages on `search_path` and the Python files below `local_roots`.
 
     Files are told apart by size and time of change. `main_file` is left out: its code travels by value.
-    Where there are very many local files, those of the modules that are loaded stand for all.
+    Where the folders hold very many files, those of the modules that are loaded stand for all.
     """
     digest = blake3(sys.version.encode())
     for entry in search_path:
@@ -40,30 +40,26 @@ def _installed(folder: str) -> list[str]:
 
 
 def _local(roots: list[str], main_file: str) -> list[str]:
-    lines: list[str] = []
-    for path in _python_files(roots):
-        if path == main_file:
-            continue
-        if len(lines) >= _MAX_FILES:
-            return sorted(_loaded(roots, main_file))
-        line = _describe(path)
-        if line:
-            lines.append(line)
-    return sorted(lines)
+    try:
+        return sorted(_describe(path) for path in _python_files(roots) if path != main_file)
+    except _TooManyError:
+        return sorted(_describe(path) for path in _loaded(roots) if path != main_file)
 
 
-def _loaded(roots: list[str], main_file: str) -> Iterator[str]:
+class _TooManyError(Exception):
+    pass
+
+
+def _loaded(roots: list[str]) -> Iterator[str]:
     prefixes = tuple(root + os.sep for root in roots)
     for module in list(sys.modules.values()):
         path = getattr(module, "__file__", None)
-        if isinstance(path, str) and path != main_file and (path.startswith(prefixes) or path in roots):
-            line = _describe(path)
-            if line:
-                yield line
+        if isinstance(path, str) and (path.startswith(prefixes) or path in roots):
+            yield path
 
 
 def _python_files(roots: list[str]) -> Iterator[str]:
-    stack = list(roots)
+    stack, seen = list(roots), 0
     while stack:
         path = stack.pop()
         if not os.path.isdir(path):
@@ -73,6 +69,9 @@ def _python_files(roots: list[str]) -> Iterator[str]:
             entries = list(os.scandir(path))
         except OSError:
             continue
+        seen += len(entries)
+        if seen > _MAX_ENTRIES:
+            raise _TooManyError
         # A virtual environment in the folder is none of its modules.
         if any(entry.name == "pyvenv.cfg" for entry in entries):
             continue

@@ -83,7 +83,11 @@ class FunctionCode:
             return None
         module_name, qualname = self.raw.__module__, self.raw.__qualname__
         module = sys.modules.get(module_name or "")
-        if module is None or module_name == "__main__" or getattr(module, "__file__", None) is None:
+        if (
+            module is None
+            or module_name in ("__main__", "__mp_main__")
+            or getattr(module, "__file__", None) is None
+        ):
             return None
         found: Any = module
         for part in qualname.split("."):

@@ -149,3 +149,20 @@ def test_import_is_quick_and_imports_little() -> None:
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert ["skylift"] == out.split()
+
+
+def test_among_very_many_files_the_loaded_modules_count(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from skylift import fingerprint
+
+    project = home / "project"
+    monkeypatch.setattr(fingerprint, "_MAX_ENTRIES", 3)
+    monkeypatch.syspath_prepend(str(project))
+    for name in ("loaded_here.py", "b.py", "c.py", "d.txt"):
+        (project / name).write_text("x = 1")
+    __import__("loaded_here")
+    before = fingerprint.fingerprint([], [str(project)], "")
+    (project / "b.py").write_text("x = 22")
+    assert before == fingerprint.fingerprint([], [str(project)], "")
+    (project / "loaded_here.py").write_text("x = 22")
+    assert before != fingerprint.fingerprint([], [str(project)], "")
+    del sys.modules["loaded_here"]
