@@ -102,6 +102,7 @@ class RemoteCall:
         self.taken_total = first_total
         self._consumed = (self.taken_seq, first_total)
         self._reported = first_total
+        self._took_large = False
 
     # --- the reader thread -----------------------------------------------------------------------
 
@@ -181,7 +182,10 @@ class RemoteCall:
         if self.taken_total == self._consumed[1]:
             return
         self._consumed = (self.taken_seq, self.taken_total)
-        if self.end is None and self.taken_total - self._reported >= DEFAULT_WINDOW // 4:
+        if self.end is not None:
+            return
+        if self._took_large or self.taken_total - self._reported >= DEFAULT_WINDOW // 4:
+            self._took_large = False
             self._reported = self.taken_total
             self.client.say(self, self._say_consumed())
 
@@ -199,6 +203,8 @@ class RemoteCall:
 
     def _take_in_events(self, frame: Events) -> list[Event]:
         events = decode_events(frame.body) if frame.count else []
+        # What is in the store counts for much more where it was produced than in the frame.
+        self._took_large = self._took_large or any(event.blob for event in events)
         self.taken_seq = frame.seq + frame.count
         self.taken_total += frame.cost
         if frame.end is not None:

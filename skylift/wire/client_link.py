@@ -73,7 +73,10 @@ class Inputs(Message, frozen=True, kw_only=True):
 
 
 class Consumed(Message, frozen=True, kw_only=True):
-    """Events below `seq` have been consumed; `total` is their cost (`event_cost`), summed from 0."""
+    """Events below `seq` have been consumed; `total` is their cost (`event_cost`), summed from 0.
+
+    Sent each quarter of the window, and at once after an event whose data is in the store: that one cost its
+    producer what its data takes, and here next to nothing."""
 
     call_id: str
     seq: int

@@ -285,7 +285,7 @@ class FakeControl(ControlPlane):
         value = self._function(call)(*args, **kwargs)
         if call.submit.kind == "generator":
             for item in value:
-                self.emit(call, "yield", {}, dumps(item))
+                self.emit_value(call, "yield", {}, item)
         else:
             if inspect.iscoroutine(value):
                 value = asyncio.run(value)

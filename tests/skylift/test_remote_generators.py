@@ -108,3 +108,17 @@ def test_generators_reject_map_and_its_relatives_at_the_call(app: skylift.App, g
         with pytest.raises(InvalidError, match=rf"count\.{name}\(\): count is a generator function"):
             getattr(count, name)([1])
     assert {} == gateway.control.calls
+
+
+def test_large_items_are_reported_one_by_one(app: skylift.App, gateway: FakeGateway) -> None:
+    """In the store's stead they cost the stream next to nothing, and their producer a lot."""
+
+    @app.function()
+    def flood(n):
+        for number in range(n):
+            yield bytes([number]) * 400_000
+
+    items = list(flood.remote_gen(5))
+    assert [bytes([number]) * 400_000 for number in range(5)] == items
+    assert all(event.blob for event in gateway.only_call().events)
+    assert gateway.sent(Consumed)
