@@ -27,6 +27,7 @@ from skylift.kernel_gateway.server import GatewayApplication, GatewayServer
 from skylift.lazyfs.store import LocalStore
 from skylift.runtime.runner.errors import describe, describe_ours
 from skylift.wire import (
+    INLINE_LIMIT,
     Accepted,
     Attach,
     CallState,
@@ -69,6 +70,9 @@ class FakeCall:
     define: Define
     events: list[Event] = field(default_factory=list)
     cost: int = 0
+    produced: int = 0
+    """As the producer counts it: what is in the store costs what its data takes."""
+    produced_at: list[int] = field(default_factory=lambda: [0])
     end: End | None = None
     consumed: int = 0
     detached: bool = False
@@ -162,7 +166,7 @@ class FakeControl(ControlPlane):
             call.detached = call.detached or message.keep
         with call.changed:
             if isinstance(message, Consumed):
-                call.consumed = max(call.consumed, message.total)
+                call.consumed = max(call.consumed, call.produced_at[message.seq])
             elif isinstance(message, Cancel):
                 call.cancel = message
             elif isinstance(message, Inputs):
@@ -212,21 +216,20 @@ class FakeControl(ControlPlane):
 
     def emit(self, call: FakeCall, kind: str, meta: dict[str, Any], data: bytes = b"") -> None:
         """Adds an event, as soon as the window has room."""
+        blob = self.store.put(data) if len(data) > INLINE_LIMIT else ""
         with call.changed:
             if kind in ("output", "yield"):
-                call.changed.wait_for(
-                    lambda: (
-                        call.detached
-                        or call.cancel is not None
-                        or call.cost - call.consumed < call.submit.window
-                    ),
-                    60,
-                )
-            if call.cancel is not None and kind in ("output", "yield"):
-                raise CancelledHere
-            call.events.append(Event(kind, meta, data))
-            call.cost += event_cost(len(data))
+                call.changed.wait_for(lambda: call.cancel is not None or self._has_room(call), 60)
+                if call.cancel is not None:
+                    raise CancelledHere
+            call.events.append(Event(kind, meta, b"" if blob else data, blob))
+            call.cost += event_cost(0 if blob else len(data))
+            call.produced += event_cost(len(data))
+            call.produced_at.append(call.produced)
         self._call_soon(lambda: self._flush(call))
+
+    def _has_room(self, call: FakeCall) -> bool:
+        return call.detached or call.produced - call.consumed < call.submit.window
 
     def finish(self, call: FakeCall, state: CallState, summary: str = "") -> None:
         call.end = End(state=state, summary=summary, times=CallTimes(ended=time.time()))
@@ -292,15 +295,7 @@ class FakeControl(ControlPlane):
             self.emit_value(call, "result", {}, value)
 
     def emit_value(self, call: FakeCall, kind: str, meta: dict[str, Any], value: Any) -> None:
-        data = dumps(value)
-        if len(data) > 256 * 1024:
-            digest = self.store.put(data)
-            with call.changed:
-                call.events.append(Event(kind, meta, b"", digest))
-                call.cost += event_cost(0)
-            self._call_soon(lambda: self._flush(call))
-        else:
-            self.emit(call, kind, meta, data)
+        self.emit(call, kind, meta, dumps(value))
 
     def _run_map(self, call: FakeCall) -> None:
         ran = 0

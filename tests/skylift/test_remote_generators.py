@@ -122,3 +122,4 @@ def test_large_items_are_reported_one_by_one(app: skylift.App, gateway: FakeGate
     assert [bytes([number]) * 400_000 for number in range(5)] == items
     assert all(event.blob for event in gateway.only_call().events)
     assert gateway.sent(Consumed)
+    assert gateway.only_call().cost < 1000
