@@ -39,17 +39,7 @@ class RunningGateway:
         """Start it and wait until it listens."""
         with (self.home / "gateway.err").open("a") as errors:
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    *(
-                        ["/tmp/gwbench/dbg_gw.py"]
-                        if os.environ.get("DBG")
-                        else ["-m", "skylift.kernel_gateway"]
-                    ),
-                    "--home",
-                    str(self.home),
-                    "--foreground",
-                ],
+                [sys.executable, "-m", "skylift.kernel_gateway", "--home", str(self.home), "--foreground"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
