@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from skylift.lazyfs.store import Store
-
 from skylift.wire import Payload
 
 _LIMIT = 64 * 1024 * 1024

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
@@ -169,13 +169,12 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=_HIGH_WATER, low=_LOW_WATER)
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_HIGH_WATER, low=_LOW_WATER)
         connected: socket.socket = transport.get_extra_info("socket")
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LOW_WATER)
-        self.write = transport.write
-        self._patience = asyncio.get_running_loop().call_later(_WELCOME_SECONDS, transport.abort)
+        self.write = self._transport.write
+        self._patience = asyncio.get_running_loop().call_later(_WELCOME_SECONDS, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
         try:

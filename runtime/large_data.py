@@ -6,7 +6,6 @@ from typing import Any
 
 from skylift.lazyfs.store import Store, StoreFullError
 from skylift.runtime.deaths import error_event
-
 from skylift.wire import INLINE_LIMIT, Event, Problem
 
 _FRAME_BYTES = 1024 * 1024

@@ -9,7 +9,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import msgspec
 
@@ -357,9 +357,8 @@ class _Channel(asyncio.Protocol):
         self.write: Callable[[bytes], None] = _nowhere
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self.write = transport.write
+        self._transport = cast("asyncio.Transport", transport)
+        self.write = self._transport.write
 
     def data_received(self, data: bytes) -> None:
         self._chunks.append(data)

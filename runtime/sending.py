@@ -7,11 +7,11 @@ from concurrent.futures import Executor
 from typing import Any
 
 import msgspec
+
 from skylift.lazyfs.store import Store
 from skylift.runtime.calls import Call, Task
 from skylift.runtime.code_cache import CodeCache
 from skylift.runtime.runner_link import RunnerLink
-
 from skylift.wire import FunctionSpec, Payload
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 
 from skylift.runtime.containers import Container
 from skylift.runtime.gpus import GpuInventory
-
 from skylift.wire import Usage, UsageReport
 
 _PERIOD = 1.0

@@ -12,6 +12,7 @@ import pytest
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
+
 from skylift.lazyfs.store import (
     BlobDamagedError,
     BlobMissingError,
