@@ -87,14 +87,16 @@ class Link:
                 frame = self._read_frame()
             finally:
                 self._reading = False
-            if frame is not None:
-                break
             with self.lock:
-                if self._buffer_generation == self._generation:
+                # A frame of a connection that is no longer: it was not counted, so it is sent again.
+                current = self._buffer_generation == self._generation
+                if frame is not None and current:
+                    self._received += 1
+                    break
+                if current:
                     self._hang_up()
             self._up.wait()
         header, payload = frame
-        self._received += 1
         self._received_bytes += len(payload)
         if self._received - self._acknowledged >= ACK_FRAMES or self._received_bytes >= ACK_BYTES:
             self._acknowledged = self._received

@@ -80,7 +80,7 @@ class CellShell(InteractiveShell):
         expand: Callable[..., str] = self.var_expand
         code = run_command(expand(cmd, depth=1))
         self.user_ns["_exit_code"] = code
-        if self.system_raise_on_error and code != 0:
+        if code != 0 and getattr(self, "system_raise_on_error", False):
             raise subprocess.CalledProcessError(code, cmd)
 
     system = system_piped
@@ -218,16 +218,14 @@ def make_shell(
     CellShell.displayhook_class = ValueHook  # type: ignore[assignment,unused-ignore]
     CellShell.display_pub_class = StreamPublisher  # type: ignore[assignment,unused-ignore]
     CellShell.compiler_class = _Compiler  # type: ignore[assignment,unused-ignore]
+    CellShell.capture, CellShell.event_loop, CellShell.guard = capture, loop, guard
+    CellShell.on_error = staticmethod(on_error)
     shell: CellShell = CellShell.instance(
         config=config,
         ipython_dir=tempfile.mkdtemp(prefix="ipython-"),
         user_module=main,
         user_ns=vars(main),
     )
-    shell.capture = capture
-    shell.event_loop = loop
-    shell.guard = guard
-    shell.on_error = on_error
     shell.loop_runner = loop.run
     shell.set_hook("show_in_pager", _show_in_pager, 99)  # type: ignore[no-untyped-call,unused-ignore]
     return shell

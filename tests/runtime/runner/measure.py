@@ -22,12 +22,6 @@ def numbers(count: int) -> Any:
     yield from range(count)
 
 
-def cpu() -> float:
-    import time
-
-    return time.process_time()
-
-
 class Quiet(FakeHost):
     """Lets frames lie; `raw` reads them."""
 
@@ -56,7 +50,7 @@ def main() -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with Quiet(consume=False) as host:
         host.raw_frame()
-        echo, generate, clock = (host.define(function) for function in (nothing, numbers, cpu))
+        echo, generate = host.define(nothing), host.define(numbers)
         payload = cloudpickle.dumps(((1,), {}))
 
         def one_call() -> None:
@@ -71,11 +65,6 @@ def main() -> None:
             one_call()
             times.append(time.perf_counter() - begin)
         print(f"call: p50 {statistics.median(times) * 1e6:.0f} us round trip")
-
-        def used() -> float:
-            host.start(clock)
-            header, _ = host.raw_frame()
-            return float(json.loads(header)["end"]["ended"])
 
         for count in (100_000, 100_000):
             begin = time.perf_counter()

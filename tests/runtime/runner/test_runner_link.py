@@ -86,14 +86,14 @@ def test_frames_to_the_runner_are_not_lost_or_doubled(own_host: FakeHost) -> Non
 
     function = own_host.define(add)
     calls = []
-    for _ in range(4):
+    for _ in range(8):
         calls += [own_host.start(function) for _ in range(50)]
         own_host.hang_up()
         calls += [own_host.start(function) for _ in range(50)]
         own_host.accept()
     for call in calls:
         call.wait()
-    assert [call.result for call in calls] == list(range(1, 401))
+    assert [call.result for call in calls] == list(range(1, 801))
 
 
 def test_what_has_come_is_acknowledged(own_host: FakeHost) -> None:
