@@ -15,10 +15,13 @@ class Producer:
     credited with what was consumed of its own events: so none uses up the room that another needs to go on.
     """
 
-    __slots__ = ("consumed", "credited", "produced", "told")
+    __slots__ = ("call_id", "consumed", "credited", "produced", "told", "window")
 
-    def __init__(self, credited: Callable[[Producer], None]) -> None:
+    def __init__(self, call_id: str, window: int, credited: Callable[[Producer], None]) -> None:
         """`credited` is called whenever `consumed` has grown."""
+        self.call_id = call_id
+        self.window = window
+        """Bytes that it may be ahead."""
         self.credited = credited
         self.produced = 0
         """Bytes, as `event_cost` counts them."""

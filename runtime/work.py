@@ -130,7 +130,7 @@ class ContainerWork:
         task.payloads = ()
         task.begun = True
         task.runner = runner
-        task.pipes = Producer(lambda producer: self._resume_pipes(call, producer))
+        task.pipes = Producer(call.call_id, call.window, self._resume_pipes)
         self._watch.start(call.timeout)
 
     async def _read_and_send(self, task: Task) -> None:
@@ -336,7 +336,7 @@ class ContainerWork:
             ended = [each for each in task.indexes if index in (-1, each)]
             if ended and not call.over:
                 events = [death.event(each) for each in ended]
-                call.emit(events, cost_of(events), Producer(_nobody), tuple(ended))
+                call.emit(events, cost_of(events), _the_host(), tuple(ended))
             kept = [each for each in zip(task.indexes, task.payloads, strict=True) if each[0] not in ended]
             task.indexes = deque(each[0] for each in kept)
             task.payloads = tuple(each[1] for each in kept)
@@ -398,13 +398,13 @@ class ContainerWork:
         elif task.indexes and not call.over:
             index = task.indexes.popleft()
             events = [death.event(index)]
-            call.emit(events, cost_of(events), Producer(_nobody), (index,))
+            call.emit(events, cost_of(events), _the_host(), (index,))
 
     def _end(self, task: Task, events: list[Event], state: CallState, summary: str) -> None:
         """End a call here: the runner's own end of it, if it still comes, counts no more."""
         if not task.call.over:
             end = self._end_of(RunnerEnd(state=state, summary=summary, ended=time.time()))
-            task.call.emit(events, cost_of(events), Producer(_nobody), (), end)
+            task.call.emit(events, cost_of(events), _the_host(), (), end)
 
     def _give_back(self, call: Call, indexes: list[int]) -> None:
         if indexes and not call.over:
@@ -424,18 +424,18 @@ class ContainerWork:
     def _runner(self, call: Call) -> Producer:
         runner = call.runners.get(self._container_id)
         if runner is None:
-            runner = Producer(lambda producer: self._tell_window(call, producer))
+            runner = Producer(call.call_id, call.window, self._tell_window)
             call.runners[self._container_id] = runner
         return runner
 
-    def _tell_window(self, call: Call, runner: Producer) -> None:
+    def _tell_window(self, runner: Producer) -> None:
         # Who hears late of an eighth of the window still has the rest of it to go on with.
-        if runner.consumed - runner.told >= max(call.window // 8, 1):
+        if runner.consumed - runner.told >= max(runner.window // 8, 1):
             runner.told = runner.consumed
-            self._link.control({"t": "window", "call": call.call_id, "consumed": runner.consumed})
+            self._link.control({"t": "window", "call": runner.call_id, "consumed": runner.consumed})
 
-    def _resume_pipes(self, call: Call, pipes: Producer) -> None:
-        if self.output is not None and pipes.ahead() < call.window:
+    def _resume_pipes(self, pipes: Producer) -> None:
+        if self.output is not None and pipes.ahead() < pipes.window:
             self.output.resume()
 
     def _run_aside(self, work: Coroutine[Any, Any, None]) -> None:
@@ -444,5 +444,6 @@ class ContainerWork:
         task.add_done_callback(self._aside.discard)
 
 
-def _nobody(producer: Producer) -> None:
-    """Events of the host's own wait for no window."""
+def _the_host() -> Producer:
+    """Of events that the host makes itself, which wait for no window."""
+    return Producer("", 0, lambda producer: None)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from skylift.runtime.streams import Producer, Stream, cost_of
 
+from skylift.runtime.streams import Producer, Stream, cost_of
 from skylift.wire import EVENT_OVERHEAD, End, Event, Events, FrameBuffer, decode_events, decode_host_message
 
 
@@ -28,7 +28,7 @@ def add(stream: Stream, producer: Producer, *texts: str, end: End | None = None,
 
 
 def test_events_are_numbered_on_from_the_first() -> None:
-    stream, producer = Stream("fc-1", first_seq=5, first_total=100), Producer(nobody)
+    stream, producer = Stream("fc-1", first_seq=5, first_total=100), Producer("fc-1", 1000, nobody)
     first = decoded(add(stream, producer, "a", "b"))
     second = decoded(add(stream, producer, "c", end=End(state="done")))
 
@@ -42,7 +42,7 @@ def test_events_are_numbered_on_from_the_first() -> None:
 
 class TestRetention:
     def test_frames_are_kept_until_they_are_in_the_log(self) -> None:
-        stream, producer = Stream("fc-1"), Producer(nobody)
+        stream, producer = Stream("fc-1"), Producer("fc-1", 1000, nobody)
         frames = [add(stream, producer, text) for text in "abc"]
 
         assert frames == list(stream.since(0))
@@ -55,13 +55,13 @@ class TestRetention:
         assert (3, 0) == (stream.held_from, stream.retained)
 
     def test_a_frame_that_is_half_in_the_log_is_kept_whole(self) -> None:
-        stream, producer = Stream("fc-1"), Producer(nobody)
+        stream, producer = Stream("fc-1"), Producer("fc-1", 1000, nobody)
         frame = add(stream, producer, "a", "b")
         stream.persisted(1, end=False)
         assert [frame] == list(stream.since(1))
 
     def test_an_end_without_events_is_kept_until_the_log_says_it_has_it(self) -> None:
-        stream, producer = Stream("fc-1"), Producer(nobody)
+        stream, producer = Stream("fc-1"), Producer("fc-1", 1000, nobody)
         add(stream, producer, "a")
         last = stream.add([], 0, producer, (), End(state="done"))
 
@@ -71,7 +71,7 @@ class TestRetention:
         assert not stream.kept()
 
     def test_an_end_with_events_is_in_the_log_with_them(self) -> None:
-        stream, producer = Stream("fc-1"), Producer(nobody)
+        stream, producer = Stream("fc-1"), Producer("fc-1", 1000, nobody)
         add(stream, producer, "a", end=End(state="done"))
         stream.persisted(1, end=False)
         assert not stream.kept()
@@ -81,7 +81,7 @@ class TestWindow:
     def test_a_producer_is_credited_with_what_was_consumed_of_its_own(self) -> None:
         told: list[Producer] = []
         stream = Stream("fc-1")
-        one, two = Producer(told.append), Producer(told.append)
+        one, two = Producer("fc-1", 1000, told.append), Producer("fc-1", 1000, told.append)
         add(stream, one, "x" * 36)
         add(stream, two, "y" * 136)
         add(stream, one, "z" * 36)
@@ -95,7 +95,7 @@ class TestWindow:
         assert (0, 0) == (one.ahead(), two.ahead())
 
     def test_what_a_moved_call_had_produced_before_counts_for_nobody(self) -> None:
-        stream, producer = Stream("fc-1", first_seq=9, first_total=1000), Producer(nobody)
+        stream, producer = Stream("fc-1", first_seq=9, first_total=1000), Producer("fc-1", 1000, nobody)
         add(stream, producer, "x" * 36)
         stream.consumed(1000)
         assert 0 == producer.consumed
@@ -103,7 +103,7 @@ class TestWindow:
         assert 40 == producer.consumed
 
     def test_data_in_the_store_is_credited_with_the_event_that_stands_for_it(self) -> None:
-        stream, producer = Stream("fc-1"), Producer(nobody)
+        stream, producer = Stream("fc-1"), Producer("fc-1", 1000, nobody)
         add(stream, producer, "", extra=1_000_000)
         add(stream, producer, "")
 
@@ -120,7 +120,7 @@ class TestWindow:
     def test_credits_are_exact(self, pieces: list[tuple[int, int, int]], reads: list[int]) -> None:
         """Whoever consumes everything, in whatever steps, has credited everyone with all they produced."""
         stream = Stream("fc-1")
-        producers = [Producer(nobody) for _ in range(3)]
+        producers = [Producer("fc-1", 1000, nobody) for _ in range(3)]
         for who, length, extra in pieces:
             add(stream, producers[who], "x" * length, extra=extra)
         for total in [*sorted(reads), stream.total]:
