@@ -21,6 +21,7 @@ from skylift.magics.tables import show
 SUMMARY_LENGTH = 80
 """Characters of a cell's first line that lists of runs show."""
 
+_SAYS_LITTLE = ("import ", "from ", "#")
 _CHANGED_BY_METHODS = (list, dict, set, bytearray, deque, Counter, OrderedDict, defaultdict)
 """What a method call as in ``losses.append(x)`` is taken to change, so that it comes back."""
 
@@ -60,6 +61,7 @@ def run_cell(shell: Any, sessions: NotebookSessions, line: str, body: str) -> Ba
         status.leave("failed", "")
         raise
     if options.detach:
+        known.detached.append(run.call_id)
         status.leave("detached", f"%gpu attach {run.call_id} streams it back here")
         return None
     return follow(shell, sessions, known, run, status, deleted=names.deleted)
@@ -83,7 +85,9 @@ def _to_bring_back(names: CellNames, namespace: dict[str, Any]) -> list[str]:
 
 
 def _summary(source: CellSource) -> str:
-    first = next((line.strip() for line in source.code.splitlines() if line.strip()), "")
+    lines = [line.strip() for line in source.code.splitlines() if line.strip()]
+    telling = (line for line in lines if not line.startswith(_SAYS_LITTLE))
+    first = next(telling, lines[0] if lines else "")
     return first if len(first) <= SUMMARY_LENGTH else first[: SUMMARY_LENGTH - 1] + "…"
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import uuid
 from collections.abc import Iterable
 from typing import Any
 
+from skylift.exceptions import Error
+from skylift.magics.gateway import fetch
 from skylift.magics.interrupts import Interrupts
 from skylift.magics.output import Output
 from skylift.magics.sending import pickle_for_session
@@ -67,6 +70,7 @@ def follow(
             interrupted=interrupted,
             container=container,
             new_container=known.container_id != earlier,
+            note=_what_became_of(earlier) if earlier not in ("", known.container_id) else "",
         )
     _bind(shell, known, run, deleted)
     if interrupted and not isinstance(run.error, KeyboardInterrupt):
@@ -99,6 +103,16 @@ def _put_out(
             status.started()
             output.put(item)
         status.tick()
+
+
+def _what_became_of(container_id: str) -> str:
+    """Why a session goes on in a new container, and what that means."""
+    reason = ""
+    with contextlib.suppress(Error):
+        ended = fetch("/v1/containers", running="false", limit=200)
+        reason = next((c["exit_reason"] for c in ended if c["container_id"] == container_id), "")
+    because = f" ({reason.partition('. ')[0].rstrip('.')})" if reason else ""
+    return f"The session's earlier container has ended{because}; what lived only there is gone."
 
 
 def _bind(shell: Any, known: NotebookSession, run: CellRun, deleted: Iterable[str]) -> None:

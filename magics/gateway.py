@@ -6,6 +6,7 @@ from typing import Any
 
 from skylift.gateway_process import find_gateway
 from skylift.http import Http
+from skylift.wire import FINAL_STATES
 
 
 def fetch(path: str, **query: str | int) -> Any:
@@ -14,3 +15,8 @@ def fetch(path: str, **query: str | int) -> Any:
     Raises the errors of `find_gateway` and `Http.get`.
     """
     return Http(find_gateway()).get(path, **query)
+
+
+def is_running(call_id: str) -> bool:
+    """Whether a call has not ended yet. Raises as `fetch`."""
+    return fetch(f"/v1/calls/{call_id}")["call"]["state"] not in FINAL_STATES

@@ -18,6 +18,7 @@ from skylift.magics.sessions import NotebookSession, NotebookSessions
 from skylift.magics.status import duration
 from skylift.magics.tables import Table, show
 from skylift.session import RemoteRef
+from skylift.wire import is_id
 
 LOG_LINES = 200
 """Lines that ``%gpu logs`` shows."""
@@ -154,6 +155,8 @@ def _attach(shell: Any, sessions: NotebookSessions, arguments: list[str]) -> Bas
     if len(arguments) != 1:
         raise InvalidError("%gpu attach takes the id of one run: %gpu attach fc-…; %skylift runs has them")
     call_id = arguments[0]
+    if not is_id(call_id, "fc"):
+        raise InvalidError(f"%gpu attach {call_id}: ids of runs look like fc-01jd3k…; %skylift runs has them")
     call = fetch(f"/v1/calls/{call_id}")["call"]
     if call["kind"] != "cell":
         raise InvalidError(

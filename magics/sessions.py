@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from skylift.exceptions import InvalidError
+from skylift.gateway_process import find_gateway
 from skylift.image import Image
+from skylift.magics.gateway import is_running
 from skylift.magics.options import CellOptions, nearest
 from skylift.session import Session
 
@@ -22,6 +27,8 @@ class NotebookSession:
     """Of the cell that it started with."""
     container_id: str = ""
     """Of the container that its last cell ran in."""
+    detached: list[str] = field(default_factory=list)
+    """Ids of the cells that were to run on without the notebook."""
 
 
 class NotebookSessions:
@@ -30,6 +37,7 @@ class NotebookSessions:
     def __init__(self) -> None:
         self._by_name: dict[str, NotebookSession] = {}
         self._latest = ""
+        self._ends_in = 0
 
     def __iter__(self) -> Iterator[NotebookSession]:
         return iter(list(self._by_name.values()))
@@ -45,6 +53,9 @@ class NotebookSessions:
         if known is None:
             known = self._new(name, options, namespace)
             self._by_name[name] = known
+            if not self._ends_in:
+                self._ends_in = os.getpid()
+                atexit.register(self.end)
         else:
             _check_same(known, options)
         self._latest = name
@@ -83,6 +94,17 @@ class NotebookSessions:
         self._by_name.pop(session.name, None)
         if self._latest == session.name:
             self._latest = next(reversed(self._by_name), "")
+
+    def end(self) -> None:
+        """Ends the sessions, which nobody can reach once this process is gone; the kernel that takes its
+        place may want their GPU. One in which a detached cell runs on stays."""
+        if self._ends_in != os.getpid():
+            return
+        for known in self:
+            with contextlib.suppress(Exception):
+                find_gateway(start=False)
+                if not any(is_running(call_id) for call_id in known.detached):
+                    known.session.stop()
 
     def _new(self, name: str, options: CellOptions, namespace: Mapping[str, Any]) -> NotebookSession:
         if options.gpus is None:

@@ -245,12 +245,19 @@ class StatusLine:
         self._update()
 
     def end(
-        self, end: End, *, interrupted: bool, container: ContainerInfo | None, new_container: bool
+        self,
+        end: End,
+        *,
+        interrupted: bool,
+        container: ContainerInfo | None,
+        new_container: bool,
+        note: str = "",
     ) -> None:
         """The cell is over."""
         phase: Phase = "interrupted" if interrupted else end.state
+        # A container that died has not told when it began.
         times = end.times
-        seconds = times.ended - times.started if times.started else times.ended - times.queued
+        seconds = times.ended - times.started if times.started else self.clock() - self._since
         self.state = replace(
             self.state,
             phase=phase,
@@ -258,7 +265,7 @@ class StatusLine:
             detail="",
             container=container or self.state.container,
             new_container=new_container,
-            note="",
+            note=note,
         )
         self._update()
 

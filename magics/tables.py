@@ -38,11 +38,15 @@ class Table:
             return f"<div>{html.escape(self.empty)}</div>"
         head = "".join(f'<th style="{_CELL}">{html.escape(text)}</th>' for text in self.headings)
         body = "".join(
-            "<tr>" + "".join(f'<td style="{_CELL}">{html.escape(text)}</td>' for text in row) + "</tr>"
+            "<tr>" + "".join(f'<td style="{_style(text)}">{html.escape(text)}</td>' for text in row) + "</tr>"
             for row in self.rows
         )
         note = f'<div style="{_NOTE}">{html.escape(self.note)}</div>' if self.note else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
+
+
+def _style(text: str) -> str:
+    return f"{_CELL}; white-space: nowrap" if len(text) <= 40 else _CELL
 
 
 def clock_time(when: float) -> str:

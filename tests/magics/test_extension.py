@@ -64,6 +64,7 @@ def test_ipython_shows_the_reference(loaded: Any, capsys: pytest.CaptureFixture[
         ("%gpu stop a b", "InvalidError: %gpu stop takes the name of one session, and there is 'b' too"),
         ("%gpu put", "InvalidError: %gpu put takes the names of variables, as in %gpu put x"),
         ("%gpu attach", "InvalidError: %gpu attach takes the id of one run"),
+        ("%gpu attach x", "InvalidError: %gpu attach x: ids of runs look like fc-01jd3k…"),
         ("%gpu attach x --from here", "InvalidError: %gpu attach: --from is followed by start or now"),
         ("%skylift volumes", "InvalidError: %skylift volumes: volumes are not built yet"),
         ("%skylift machine", "InvalidError: %skylift machine: no such command; did you mean machines"),

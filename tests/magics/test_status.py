@@ -182,3 +182,13 @@ def test_in_a_terminal_only_waiting_and_the_end_are_said() -> None:
         "H100 · queued: waiting for an H100\n",
         "H100 · local · simulated · warm · done in 1.0 s · $0.00\n",
     ] == said
+
+
+def test_a_cell_whose_container_died_has_the_time_that_was_seen(
+    line: StatusLine, recorder: Recorder, clock: Clock
+) -> None:
+    line.take(running(), new_container=False)
+    clock.now += 7
+    end = End(state="failed", times=CallTimes(ended=1.7e9))
+    line.end(end, interrupted=False, container=CONTAINER, new_container=False)
+    assert "failed after 7.0 s" in recorder.shown[-1]

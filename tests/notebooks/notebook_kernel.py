@@ -139,6 +139,11 @@ class Notebook:
         """What the stop button does."""
         self.manager.interrupt_kernel()
 
+    def restart(self) -> None:
+        """What the restart button does."""
+        self.manager.restart_kernel()
+        self.client.wait_for_ready(timeout=PATIENCE)
+
     def close(self) -> None:
         """Ends the kernel."""
         self.client.stop_channels()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from notebook_kernel import Cell, Notebook
 
@@ -328,6 +330,8 @@ def test_a_session_that_was_lost_gets_its_names_again(notebook: Notebook) -> Non
         """)
     cell = notebook.ok("%%gpu --name lost\ngiven * 2")
     assert ["42"] == cell.values
+    assert "earlier container has ended (" in last_status(cell)
+    assert "what lived only there is gone" in last_status(cell)
     notebook.ok("%gpu stop lost")
 
 
@@ -505,6 +509,22 @@ def test_a_detached_cell_runs_on_and_can_be_attached(notebook: Notebook) -> None
     attached = notebook.ok(f"%gpu attach {call_id}")
     assert "step 0\nstep 1\nstep 2\n" == attached.text()
     assert ["'end'"] == notebook.ok("reached").values
+
+
+def test_a_restarted_kernel_finds_the_gpu_free(
+    environment: dict[str, str], tmp_path: Path, notebook: Notebook
+) -> None:
+    notebook.run("%gpu stop H100")
+    restarted = Notebook(environment, tmp_path)
+    try:
+        restarted.ok("%load_ext skylift")
+        restarted.ok("%%gpu H100\npass")
+        restarted.restart()
+        restarted.ok("%load_ext skylift")
+        assert ["1"] == restarted.ok("%%gpu H100\n1").values
+    finally:
+        restarted.run("%gpu stop")
+        restarted.close()
 
 
 # --- the line magics -----------------------------------------------------------------------------
