@@ -30,7 +30,7 @@ METADATA = "169.254.0.0/16"
 
 
 class BridgeNetwork(Network):
-    """One bridge, one pair of interfaces for each container, three iptables chains."""
+    """One bridge, one pair of interfaces for each container, two iptables chains."""
 
     name = "bridge"
 
@@ -49,29 +49,42 @@ class BridgeNetwork(Network):
         self._numbers = itertools.count(1)
         self._hosts: Iterator[ipaddress.IPv4Address] = iter(())
         self._taken: set[ipaddress.IPv4Address] = set()
+        self._setting_up = asyncio.Lock()
 
     async def start(self) -> None:
         await remove_bridge(self._key)
-        async with _machine_lock():
-            addresses = json.loads((await run(["ip", "-json", "-4", "addr"])).stdout)
-            routes = json.loads((await run(["ip", "-json", "-4", "route"])).stdout)
-            self._part = free_part(self._subnet, networks_in_use(addresses, routes))
-            self._mtu = uplink_mtu(addresses, routes)
-            gateway = f"{self._part[1]}/{self._part.prefixlen}"
-            await run(
-                ["ip", "-batch", "-"],
-                given=(
-                    f"link add {self.device} mtu {self._mtu} type bridge\n"
-                    f"addr add {gateway} dev {self.device}\n"
-                    f"link set {self.device} up\n"
-                ),
-            )
         try:
-            await run(["iptables-restore", "--wait", "--noflush"], given=self.rules())
-            forward_packets(self.device)
+            async with _machine_lock():
+                addresses = json.loads((await run(["ip", "-json", "-4", "addr"])).stdout)
+                routes = json.loads((await run(["ip", "-json", "-4", "route"])).stdout)
+                self._part = free_part(self._subnet, networks_in_use(addresses, routes))
+                self._mtu = uplink_mtu(addresses, routes)
+                await self._set_up()
+            forward_packets()
         except (CommandError, OSError) as error:
             await remove_bridge(self._key)
             raise CommandError(str(error)) from error
+
+    async def _set_up(self) -> None:
+        """Make what is missing of bridge and rules: all of it at first, and what others have taken away
+        later.
+
+        A firewall that is reloaded, say, drops the rules of all others.
+        """
+        assert self._part is not None
+        if not Path("/sys/class/net", self.device).exists():  # noqa: ASYNC240
+            batch = f"link add {self.device} mtu {self._mtu} type bridge\n"
+            batch += f"addr add {self._part[1]}/{self._part.prefixlen} dev {self.device}\n"
+            batch += f"link set {self.device} up\n"
+            for name in await _links():
+                if name.startswith(f"v{self._key}"):
+                    batch += _join_bridge(name, self.device)
+            await run(["ip", "-batch", "-"], given=batch)
+            without_ipv6(self.device)
+        jumps = {f"-A {parent} -j {chain}" for _, parent, chain in _chains(self._key)}
+        if not jumps <= set((await run(["iptables-save"])).stdout.splitlines()):
+            await _remove_rules(self._key)
+            await run(["iptables-restore", "--wait", "--noflush"], given=self.rules())
 
     def rules(self) -> str:
         """The firewall, in the form of ``iptables-restore``."""
@@ -99,6 +112,8 @@ COMMIT
 """
 
     async def attach(self, namespaces: HeldNamespaces) -> Attachment:
+        async with self._setting_up:
+            await self._set_up()
         address = self._take_address()
         assert self._part is not None
         device = f"v{self._key}{next(self._numbers) % 0x100000:x}"
@@ -108,9 +123,7 @@ COMMIT
                 given=(
                     f"link add {device} mtu {self._mtu} type veth "
                     f"peer name eth0 mtu {self._mtu} netns {namespaces.pid}\n"
-                    f"link set {device} master {self.device}\n"
-                    f"link set {device} type bridge_slave isolated on\n"
-                    f"link set {device} up\n"
+                    + _join_bridge(device, self.device)
                 ),
             )
             await run(
@@ -202,17 +215,20 @@ def uplink_mtu(addresses: list[dict[str, Any]], routes: list[dict[str, Any]]) ->
     return min((int(link["mtu"]) for link in addresses if link["ifname"] in uplinks), default=1500)
 
 
-def forward_packets(device: str) -> None:
+def forward_packets() -> None:
     """Let the kernel pass packets from and to containers. Raises OSError.
 
     This stays on when the host ends, as other container engines leave it: something else may need it by then.
     """
-    settings = Path("/proc/sys/net")
-    with contextlib.suppress(FileNotFoundError):
-        (settings / "ipv6/conf" / device / "disable_ipv6").write_text("1")
-    forward = settings / "ipv4/ip_forward"
-    if forward.read_text().strip() != "1":
-        forward.write_text("1")
+    forward = Path("/proc/sys/net/ipv4/ip_forward")
+    if forward.read_text(encoding="ascii").strip() != "1":
+        forward.write_text("1", encoding="ascii")
+
+
+def without_ipv6(device: str) -> None:
+    """Containers have IPv4 alone: a bridge that speaks IPv6 would let them reach the host past the rules."""
+    with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+        Path("/proc/sys/net/ipv6/conf", device, "disable_ipv6").write_text("1", encoding="ascii")
 
 
 @contextlib.asynccontextmanager
@@ -232,7 +248,7 @@ async def remove_bridge(key: str) -> None:
 
     Raises `CommandError` where ip or iptables is missing.
     """
-    device, chain = f"{DEVICE_PREFIX}{key}", f"{CHAIN_PREFIX}{key}"
+    device = f"{DEVICE_PREFIX}{key}"
     for program in ("ip", "iptables"):
         if shutil.which(program) is None:
             raise CommandError(f"{program} is not installed.")
@@ -241,14 +257,7 @@ async def remove_bridge(key: str) -> None:
         batch = "".join(f"link delete {name}\n" for name in mine)
         with contextlib.suppress(CommandError):  # some are gone already, with their namespaces
             await run(["ip", "-force", "-batch", "-"], given=batch)
-    rules = (("nat", "POSTROUTING", chain), ("filter", "FORWARD", chain), ("filter", "INPUT", f"{chain}-IN"))
-    for table, parent, each in rules:
-        iptables = ["iptables", "--wait", "--table", table]
-        with contextlib.suppress(CommandError):  # there is no such chain
-            await run([*iptables, "--delete", parent, "--jump", each])
-        with contextlib.suppress(CommandError):
-            await run([*iptables, "--flush", each])
-            await run([*iptables, "--delete-chain", each])
+    await _remove_rules(key)
 
 
 async def bridge_keys() -> set[str]:
@@ -259,3 +268,28 @@ async def bridge_keys() -> set[str]:
 async def _links() -> set[str]:
     found = json.loads((await run(["ip", "-json", "link"])).stdout or "[]")
     return {link["ifname"] for link in found}
+
+
+def _join_bridge(device: str, bridge: str) -> str:
+    """For ``ip -batch``. Isolated ports of a bridge do not reach each other."""
+    return (
+        f"link set {device} master {bridge}\n"
+        f"link set {device} type bridge_slave isolated on\n"
+        f"link set {device} up\n"
+    )
+
+
+def _chains(key: str) -> tuple[tuple[str, str, str], ...]:
+    """Table, chain of the kernel's, and chain of ours that is called from it."""
+    chain = f"{CHAIN_PREFIX}{key}"
+    return ("nat", "POSTROUTING", chain), ("filter", "FORWARD", chain), ("filter", "INPUT", f"{chain}-IN")
+
+
+async def _remove_rules(key: str) -> None:
+    for table, parent, chain in _chains(key):
+        iptables = ["iptables", "--wait", "--table", table]
+        with contextlib.suppress(CommandError):  # there is no such chain
+            await run([*iptables, "--delete", parent, "--jump", chain])
+        with contextlib.suppress(CommandError):
+            await run([*iptables, "--flush", chain])
+            await run([*iptables, "--delete-chain", chain])

@@ -25,14 +25,23 @@ class HostLock:
     def take(self) -> bool:
         """Whether it could be had: False where another process has it. Raises OSError."""
         self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        while True:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._is_ours(descriptor):
+                    self._descriptor = descriptor
+                    return True
+            except BlockingIOError:
+                os.close(descriptor)
+                return False
+            os.close(descriptor)  # released, and the file removed, since it was opened
+
+    def _is_ours(self, descriptor: int) -> bool:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
+            return os.path.samestat(os.fstat(descriptor), os.stat(self._path))
+        except FileNotFoundError:
             return False
-        self._descriptor = descriptor
-        return True
 
     def release(self) -> None:
         """Idempotent."""

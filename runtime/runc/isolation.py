@@ -42,6 +42,10 @@ from skylift.runtime.runc.sandboxes import Sandbox, Sandboxes
 from skylift.runtime.runc.skeleton import Skeletons
 from skylift.runtime.settings import MIB, HostSettings
 
+LOCK_TRIES = 20
+LOCK_PAUSE = 0.25
+"""Seconds."""
+
 CDI_KIND = "nvidia.com/gpu"
 
 
@@ -79,8 +83,8 @@ class RuncIsolation(Isolation):
                 if shutil.which(program) is None:
                     raise CommandError(f"{program} is not installed.")
             self._state.mkdir(parents=True, exist_ok=True)
-            if not self.rootless and not self._lock.take():
-                raise CommandError(f"Another host is running in {self._home}; stop it first.")
+            if not self.rootless:
+                await self._take_lock()
             self._maps = self._id_maps()
             if self.rootless:
                 self._keeper = await Keeper.start(self._maps)
@@ -163,6 +167,14 @@ class RuncIsolation(Isolation):
             await self._keeper.close()
             self._keeper = None
         self._lock.release()
+
+    async def _take_lock(self) -> None:
+        """Another host may hold it for a moment, to see whether this one is dead."""
+        for _ in range(LOCK_TRIES):
+            if self._lock.take():
+                return
+            await asyncio.sleep(LOCK_PAUSE)
+        raise CommandError(f"Another host is running in {self._home}; stop it first.")
 
     def _id_maps(self) -> IdMaps:
         if not self.rootless:

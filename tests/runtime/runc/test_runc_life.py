@@ -46,7 +46,7 @@ def all_traces(shop: Workshop) -> dict[str, list[str]]:
     if ROOT:
         rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
         found["rules"] = [line for line in rules.splitlines() if key in line]
-    found["cgroups"] += [each for each in Cgroups.of_machine(key).keys() if each == key]
+    found["cgroups"] += sorted(Cgroups.of_machine(key).keys() & {key})
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from workshop import PYTHON, Workshop, in_workshop, read_line
 
-from skylift.runtime.isolation import StartError
+from skylift.runtime.isolation import Bind, StartError
 from skylift.runtime.runc.bridge import BridgeNetwork, free_part, networks_in_use, uplink_mtu
 from skylift.runtime.runc.commands import CommandError
 
@@ -228,3 +228,41 @@ def test_a_subnet_that_is_too_small() -> None:
         ValueError, match=r"subnet in \[host\] of config\.toml must be a /22 or larger, not 10\.0\.0\.0/24"
     ):
         BridgeNetwork("10.0.0.0/24", "01234567")
+
+
+@pytest.mark.slow
+@pytest.mark.root
+@pytest.mark.skipif(not ROOT, reason="a bridge needs root")
+def test_what_others_take_away_is_made_again(home: Path, tmp_path: Path, upstream: tuple[str, int]) -> None:
+    host, port = upstream
+    (tmp_path / "gate").mkdir()
+    code = f"import socket; print(socket.create_connection(({host!r}, {port}), 5).recv(100).decode())"
+
+    async def body(shop: Workshop) -> None:
+        key = shop.isolation._key
+        gate = Bind(tmp_path / "gate", "/gate")
+        wait = "import os, time\nwhile not os.path.exists('/gate/open'): time.sleep(0.02)\n"
+        old = await shop.start(PYTHON, "-I", "-c", wait + code, binds=(gate,))
+        sandboxes = shop.isolation._sandboxes
+        assert sandboxes is not None
+        await sandboxes._refilling  # type: ignore[misc]
+        remove_bridge_and_rules(key)
+        for _ in range(3):  # more than are kept ready
+            new = await shop.python(code)
+        assert (f"{host.rpartition('.')[0]}.1\n", "") == (new.stdout, new.stderr)
+        (tmp_path / "gate" / "open").touch()
+        again = await shop.finish(old)
+        assert new.stdout == again.stdout
+
+    in_workshop(home, body, network="bridge")
+
+
+def remove_bridge_and_rules(key: str) -> None:
+    chain = f"SKYLIFT-{key}"
+    subprocess.run(["ip", "link", "delete", f"sky-{key}"], check=True)
+    for table, parent, each in (
+        ("nat", "POSTROUTING", chain),
+        ("filter", "FORWARD", chain),
+        ("filter", "INPUT", f"{chain}-IN"),
+    ):
+        subprocess.run(["iptables", "-w", "-t", table, "-D", parent, "-j", each], check=True)
