@@ -185,13 +185,13 @@ class Function(Generic[P, R]):
     async def _remote(self, waiter: Waiter, /, *args: Any, **kwargs: Any) -> Any:
         if self._is_generator:
             raise InvalidError(f"{self._name} is a generator function: use {self._name}.remote_gen(…)")
-        call = await self._submit(waiter, "call", args, kwargs)
+        call = await self._new_call(waiter, "call", args, kwargs)
         return await result_of(call, waiter, self._name)
 
     async def _remote_gen(self, waiter: Waiter, /, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         if not self._is_generator:
             raise InvalidError(f"{self._name} is no generator function: use {self._name}.remote(…)")
-        call = await self._submit(waiter, "generator", args, kwargs)
+        call = await self._new_call(waiter, "generator", args, kwargs)
         items = items_of(call, waiter, self._name)
         try:
             async for item in items:
@@ -256,8 +256,9 @@ class Function(Generic[P, R]):
         from skylift.function_call import FunctionCall
 
         kind: CallKind = "generator" if self._is_generator else "call"
-        call = await self._submit(waiter, kind, args, kwargs, spawned=True)
+        call = await self._new_call(waiter, kind, args, kwargs, spawned=True)
         try:
+            call.client.call(call)
             _, message = await waiter.take(call.mailbox)
             call.take_in(message)
         finally:
@@ -300,7 +301,7 @@ class Function(Generic[P, R]):
         moment = shell.execution_count if shell is not None else None
         return client, await self._definition.current(waiter, client, self._image(), moment)
 
-    async def _submit(
+    async def _new_call(
         self,
         waiter: Waiter,
         kind: CallKind,
@@ -326,9 +327,7 @@ class Function(Generic[P, R]):
             summary=call_summary(self._name, args, kwargs),
             cell=calling_place(),
         )
-        call = RemoteCall(client, submit.call_id, submit=submit, define=define)
-        client.call(call)
-        return call
+        return RemoteCall(client, submit.call_id, submit=submit, define=define)
 
 
 class _MapTarget:
@@ -361,5 +360,4 @@ class _MapTarget:
         call = RemoteCall(
             client, submit.call_id, submit=submit, define=define, inputs=inputs, mailbox=mailbox
         )
-        client.call(call)
         return call, inputs

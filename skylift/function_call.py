@@ -124,8 +124,8 @@ class FunctionCall(Generic[R]):
 
     async def _follow(self, waiter: Waiter, client: Client, deadline: float | None) -> None:
         reading = _Reading(self, client, Mailbox())
-        client.call(reading.call)
         try:
+            client.call(reading.call)
             while not reading.over:
                 left = None if deadline is None else deadline - time.monotonic()
                 poll = reading.output.poll
@@ -146,9 +146,9 @@ class FunctionCall(Generic[R]):
     ) -> AsyncGenerator[Any, None]:
         client = await connected_client(waiter)
         call = RemoteCall(client, self._call_id)
-        client.call(call)
         position = 0
         try:
+            client.call(call)
             while end is None or position < end:
                 events = await call.events(waiter)
                 if events is None:

@@ -46,7 +46,7 @@ class MapTarget(Protocol):
         """The pickle as it travels; may upload it."""
 
     def open(self, waiter: Waiter, mailbox: CallMailbox) -> Any:
-        """Awaitable: the submitted call and its inputs."""
+        """Awaitable: the call, which is still to be made, and its inputs."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ async def run_map(
     output = Output(options.name)
     finished = False
     try:
+        call.client.call(call)
         inputs.add(await waiter.call(target.seal, data))
         feeder.start(drawn)
         told = 0

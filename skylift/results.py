@@ -31,10 +31,12 @@ def event_data(event: Event, client: Client) -> bytes:
 
 
 async def result_of(call: RemoteCall, waiter: Waiter, name: str) -> Any:
-    """The call's result. Raises what the call raised. When the wait is interrupted, so is the call."""
+    """Makes a call and gives its result. Raises what the call raised. Who is interrupted cancels the call."""
     output = Output(name)
     outcome: Event | None = None
     try:
+        # In here, so that an interrupt right behind it cancels the call as well.
+        call.client.call(call)
         while True:
             try:
                 events = await call.events(waiter, output.poll)
@@ -63,11 +65,12 @@ async def result_of(call: RemoteCall, waiter: Waiter, name: str) -> Any:
 
 
 async def items_of(call: RemoteCall, waiter: Waiter, name: str) -> AsyncGenerator[Any, None]:
-    """The items that a generator yields, each once; then raises what it raised. Closing it ends the call."""
+    """Calls a generator and gives its items, each once; then raises what it raised. Closing ends the call."""
     output = Output(name)
     what = f"an item of {name}()"
     error: Event | None = None
     try:
+        call.client.call(call)
         while True:
             try:
                 events = await call.events(waiter, output.poll)

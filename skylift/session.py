@@ -273,7 +273,11 @@ class Session:
             durable=detached,
         )
         call = RemoteCall(client, submit.call_id, submit=submit, define=define, follow_status=True)
-        client.call(call)
+        try:
+            client.call(call)
+        except BaseException:
+            call.abandon("interrupted while it was sent")
+            raise
         return call
 
     def _ask(self, header: Mapping[str, Any], summary: str) -> Event:

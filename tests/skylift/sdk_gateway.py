@@ -420,6 +420,13 @@ class FakeGateway:
         """The messages of that kind that clients have sent."""
         return [message for message in self.control.messages if isinstance(message, kind)]
 
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        """Waits until the gateway's thread has brought something about."""
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come about"
+            time.sleep(0.001)
+
     def _call(self, coroutine: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
 

@@ -41,8 +41,7 @@ def test_a_call_survives_a_restart_and_runs_once(app: skylift.App, gateway: Fake
         return x + 1
 
     def restart() -> None:
-        while not gateway.control.calls:
-            threading.Event().wait(0.001)
+        gateway.wait_for(lambda: gateway.control.calls)
         gateway.stop()
         gateway.start()
         gateway.control.may_run.set()
@@ -93,8 +92,7 @@ def test_giving_up_names_the_reason(
         return 1
 
     def stop() -> None:
-        while not gateway.control.calls:
-            threading.Event().wait(0.001)
+        gateway.wait_for(lambda: gateway.control.calls)
         gateway.stop()
 
     stopper = threading.Thread(target=stop)

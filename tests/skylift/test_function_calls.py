@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import threading
 
 import pytest
 from sdk_gateway import FakeGateway
@@ -119,8 +118,7 @@ def test_cancel(app: skylift.App, gateway: FakeGateway) -> None:
     with pytest.raises(skylift.exceptions.RemoteError, match=r"cancelled by FunctionCall\.cancel"):
         call.get()
     wait.spawn().cancel(terminate_containers=True)
-    while len(gateway.sent(Cancel)) < 2:
-        threading.Event().wait(0.001)
+    gateway.wait_for(lambda: len(gateway.sent(Cancel)) == 2)
     assert ["cancel", "terminate"] == [message.mode for message in gateway.sent(Cancel)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
 import traceback
 
@@ -75,7 +76,9 @@ def test_the_original_exception_with_the_remote_frames_and_none_of_ours(app: sky
     functions = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
     files = [frame.filename for frame in traceback.extract_tb(caught.value.__traceback__)]
     assert ["fail", "inner"] == functions[-2:]
-    assert not [name for name in files if "/skylift/" in name and "/tests/" not in name]
+    ours = [name for name in files if "/skylift/" in name and "/tests/" not in name]
+    # Python 3.10 keeps the one that raises again.
+    assert len(ours) == (1 if sys.version_info < (3, 11) else 0)
     assert __file__ == files[-1]
 
 
@@ -195,8 +198,7 @@ def test_a_cancelled_call_raises_what_can_be_caught(app: skylift.App, gateway: F
         return 1
 
     def cancel() -> None:
-        while not gateway.control.calls:
-            threading.Event().wait(0.001)
+        gateway.wait_for(lambda: gateway.control.calls)
         call = gateway.only_call()
         call.cancel = Cancel(call_id=call.submit.call_id, reason="cancelled in the sidebar")
 
@@ -218,8 +220,7 @@ def test_an_interrupt_cancels_the_call(
         return 1
 
     def interrupt() -> None:
-        while not gateway.control.calls:
-            threading.Event().wait(0.001)
+        gateway.wait_for(lambda: gateway.control.calls)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     interrupter = threading.Thread(target=interrupt)

@@ -135,7 +135,9 @@ def test_our_frames_are_hidden_and_others_stay() -> None:
             raise
 
     error = raised(user)
-    assert ["raised", "user"] == [name for name, *_ in frames_of(error)]
+    names = [name for name, *_ in frames_of(error)]
+    # Python 3.10 lists the frame that raises again a second time.
+    assert ["raised", "user"] == list(dict.fromkeys(names))
 
 
 def test_every_class_is_in_the_drawn_tree() -> None:

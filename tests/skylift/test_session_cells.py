@@ -67,8 +67,7 @@ def test_statuses_are_items_and_tell_the_container(gateway: FakeGateway) -> None
     gateway.control.may_run.clear()
     session = Session()
     run = session.run_cell("x = 1", filename="In[1]")
-    while not gateway.control.calls:
-        threading.Event().wait(0.001)
+    gateway.wait_for(lambda: gateway.control.calls)
     info = ContainerInfo(
         container_id="co-1", host_id="ho-1", state="ready", app="notebook", function="session", gpu="H100"
     )
@@ -193,9 +192,9 @@ def test_interrupt_detach_attach(gateway: FakeGateway) -> None:
     gateway.control.may_run.clear()
     session = Session()
     run = session.run_cell("print('there')", filename="In[1]")
-    while not gateway.control.calls:
-        threading.Event().wait(0.001)
+    gateway.wait_for(lambda: gateway.control.calls)
     run.detach()
+    gateway.wait_for(lambda: gateway.sent(Detach))
     gateway.control.may_run.set()
     again = session.attach(run.call_id)
     assert ["there\n"] == [item.data.decode() for item in again if not isinstance(item, CallStatus)]
