@@ -291,6 +291,7 @@ class Dispatcher:
             container.busy_since = 0.0
             if call is not None:
                 call.cost += seconds * container.price / 3600
+            self.log.container(container)
         container.call = None
 
     def remove_container(self, container: Container) -> None:

@@ -211,12 +211,17 @@ class HostCalls:
                 self._refill(call, container, monotonic())
 
     def settle_unreported(self, call: Call) -> None:
-        """Run inputs again that the host did not report, once all is there that it had produced by then."""
-        if call.unreported is not None and call.next_seq >= call.expected_seq:
-            assert call.inputs is not None
-            lost = {index for index in call.unreported if index not in call.inputs.done}
-            call.unreported = None
-            self.endings.inputs_came_back(call, lost)
+        """Once all is there that a map's host had produced when it came back, let the map go on: inputs
+        that it did not report and that have no result run again."""
+        inputs = call.inputs
+        if inputs is None or call.unreported is None or call.next_seq < call.expected_seq or call.over:
+            return
+        lost = {index for index in call.unreported if index not in inputs.done}
+        call.unreported = None
+        call.held = False
+        call.pool.add_units(call, inputs.waiting - call.units, monotonic())
+        self.endings.inputs_came_back(call, lost)
+        self.dispatcher.work_came(call.pool)
 
     # --- containers ----------------------------------------------------------------------------------
 

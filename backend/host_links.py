@@ -258,7 +258,11 @@ class HostLinks:
         if inputs is not None and not call.over:
             # Those it does not have never arrived, or have their results in what it is about to send.
             missing = set(inputs.out).difference(report.inputs)
-            call.unreported = missing or None
+            call.unreported = missing
+            # Until these results are here, what seems to wait may be done.
+            call.held = True
+            call.pool.remove(call)
+            call.units = 0
             self.host_calls.settle_unreported(call)
 
     def _settle_unreported(self, host: Host, reports: dict[str, CallReport], containers: set[str]) -> None:
@@ -267,11 +271,20 @@ class HostLinks:
             if container.container_id not in containers:
                 self._lost_container(container, reports)
         for call in list(self.registry.calls.values()):
-            if call.host_id != host.host_id or call.call_id in reports or call.held or call.over:
+            if call.host_id != host.host_id or call.call_id in reports or call.over:
+                continue
+            if call.held and call.unreported is None:
+                # It is from before this gateway: see `Recovery.hosts_reported`.
                 continue
             at = call.container
             if call.inputs is not None:
-                self.endings.inputs_came_back(call, set(call.inputs.out))
+                for container in call.containers():
+                    container.call = None
+                    container.busy_since = 0.0
+                    call.inputs.leave(container.container_id)
+                call.unreported = set(call.inputs.out)
+                call.expected_seq = 0
+                self.host_calls.settle_unreported(call)
             elif at is not None and at.call is call:
                 # Its container is there and does not have it: it got lost on its way there.
                 at.call = None
@@ -350,6 +363,9 @@ class HostLinks:
             container.pool.set_phase(container, "stopping", monotonic())
             self.host_calls.gone(container, why, None)
             if call is not None:
+                self.endings.fail(call, problem)
+        for call in list(self.registry.calls.values()):
+            if call.host_id == host.host_id and call.state == "running" and not call.units:
                 self.endings.fail(call, problem)
         self.dispatcher.think()
 

@@ -161,8 +161,9 @@ class MapInputs:
                 share.since = now
         for index in fresh:
             self.out.pop(index, None)
-            # It may have come back and still have had its result on the way.
-            self._returned.pop(index, None)
+            # It may have come back, or have come again, and have had its result on the way.
+            if self._returned.pop(index, None) is None:
+                self._waiting.pop(index, None)
         return affected
 
     def adopt(self, container_id: str, index: int, now: float) -> None:

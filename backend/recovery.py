@@ -174,7 +174,7 @@ class Recovery:
         for call in missing.values():
             self._take_up(call)
         for call in list(self.registry.calls.values()):
-            if call.held:
+            if call.held and call.unreported is None:
                 self._release(call)
 
     def _take_up(self, call: Call) -> None:

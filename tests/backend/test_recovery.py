@@ -485,3 +485,31 @@ async def test_two_gateways_in_a_row_know_the_same_history(plane: Plane) -> None
     page = await plane.control.calls("local", CallFilter())
     assert sorted(calls, reverse=True) == [call.call_id for call in page.calls]
     assert {"done"} == {call.state for call in page.calls}
+
+
+async def test_inputs_lost_on_the_way_to_a_living_container_are_sent_again(plane: Plane) -> None:
+    host, client = plane.host(), plane.client()
+    call_id = client.submit(client.define(), kind="map", args=Payload())
+    client.inputs(call_id, 0, 3, total=3)
+    await host.one(RunInputs)
+    host.disconnect()
+    host.messages.clear()
+    host.connect()
+    done = 0
+    while client.end(call_id) is None:
+        await host.until(lambda: client.end(call_id) or len(host.inputs_of(call_id)) > done)  # noqa: B023
+        for index in host.inputs_of(call_id)[done:]:
+            done += 1
+            host.emit(call_id, result_event(index=index), done=(index,))
+    assert [0, 1, 2] == sorted(host.inputs_of(call_id))
+
+
+async def test_a_map_fails_when_its_host_was_restarted_while_it_ran(plane: Plane) -> None:
+    host, client = plane.host(), plane.client()
+    call_id = client.submit(client.define(), kind="map", args=Payload())
+    client.inputs(call_id, 0, 3, total=3)
+    await host.one(RunInputs)
+    host.disconnect()
+    host.connect(keep=False)
+    end = await client.ended(call_id)
+    assert "The host process on lab was restarted while it ran f" in end.summary
