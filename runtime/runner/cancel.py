@@ -125,19 +125,26 @@ class Guard:
             return None
 
     def _deliver(self, _number: int, _frame: FrameType | None) -> None:
-        # The lock is free or held by the control thread for a moment; `_take` in the main thread itself is
-        # never interrupted here, because `active` is False then.
         if not self.active:
             return
-        task = self.task
-        if self._held() or (task is not None and task.done()):
+        if self._held() or (self.task is not None and self.task.done()):
             self.deferred = True
             return
+        # A signal that comes meanwhile finds nothing active. It is repeated as long as it is wanted.
+        self.active = False
+        try:
+            self._raise()
+        finally:
+            self.active = True
+
+    def _raise(self) -> None:
+        """Raises what is requested, or has the task that runs see it."""
         request = self._take()
         if request is None:
             return
         if self.delivered is None or self.delivered.mode == "interrupt":
             self.delivered = request
+        task = self.task
         if task is not None:
             import asyncio
 

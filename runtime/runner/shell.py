@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import getpass
 import importlib.util
@@ -212,6 +213,8 @@ def make_shell(
     builtins.input = _no_input
     getpass.getpass = _no_input
 
+    folder = tempfile.TemporaryDirectory(prefix="ipython-")
+    atexit.register(folder.cleanup)
     config = Config()
     config.HistoryManager.enabled = False
     main = sys.modules["__main__"]
@@ -222,7 +225,7 @@ def make_shell(
     CellShell.on_error = staticmethod(on_error)
     shell: CellShell = CellShell.instance(
         config=config,
-        ipython_dir=tempfile.mkdtemp(prefix="ipython-"),
+        ipython_dir=folder.name,
         user_module=main,
         user_ns=vars(main),
     )

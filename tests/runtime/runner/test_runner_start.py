@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -217,13 +218,11 @@ def test_as_pid_1_it_reaps_orphans_and_passes_signals_on() -> None:
         assert host.wait_exit() == 128 + signal.SIGTERM
 
 
-def test_a_short_call_starts_no_thread(own_host: FakeHost) -> None:
-    def names() -> list[str]:
-        import threading
-
-        return sorted(thread.name for thread in threading.enumerate())
-
-    assert set(own_host.call(names).result) <= {"MainThread", "skylift-control", "skylift-pulse"}
-    event = threading.Event()
-    event.wait(1.5)
-    assert "skylift-pulse" in own_host.call(names).result
+def test_an_idle_runner_has_two_threads(own_host: FakeHost) -> None:
+    own_host.call(lambda: 1)
+    tasks = Path(f"/proc/{own_host.runner_pid}/task")
+    deadline = time.monotonic() + 20
+    while len(list(tasks.iterdir())) > 2 and time.monotonic() < deadline:
+        threading.Event().wait(0.05)
+    assert len(list(tasks.iterdir())) == 2
+    assert own_host.call(lambda: 2).result == 2
