@@ -1,4 +1,4 @@
-"""100 notebooks, 5 calls of each at a time, and the gateway's memory: ``python -m benchmarks.gateway_load``."""
+"""100 notebooks, 5 calls of each at a time; the gateway's memory: ``python -m benchmarks.gateway_load``."""
 
 from __future__ import annotations
 
