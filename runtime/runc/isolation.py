@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,7 @@ import msgspec
 from skylift.runtime.cdi import FOLDERS, CdiError, Edits, Registry
 from skylift.runtime.child_processes import ChildProcess, become_subreaper
 from skylift.runtime.isolation import Bind, ContainerPlan, ContainerProcess, Isolation, StartError
+from skylift.runtime.runc import idmapped
 from skylift.runtime.runc.cgroups import Cgroups
 from skylift.runtime.runc.commands import CommandError
 from skylift.runtime.runc.config import Placement, build_config
@@ -31,11 +33,12 @@ from skylift.runtime.runc.leftovers import kill_leftovers, remove_dead_hosts
 from skylift.runtime.runc.mounts import (
     give_writable,
     image_binds,
+    private_folders,
     system_binds,
     without_covered,
 )
 from skylift.runtime.runc.name_servers import name_servers
-from skylift.runtime.runc.namespaces import Keeper
+from skylift.runtime.runc.namespaces import HeldNamespaces, Keeper, hold_container_namespaces
 from skylift.runtime.runc.networks import Network, start_network
 from skylift.runtime.runc.roots import Roots
 from skylift.runtime.runc.sandboxes import Sandbox, Sandboxes
@@ -73,6 +76,8 @@ class RuncIsolation(Isolation):
         self._cgroups: Cgroups | None = None
         self._network: Network | None = None
         self._sandboxes: Sandboxes | None = None
+        self._mapped: HeldNamespaces | None = None
+        """A user namespace with the containers' ids, held for `idmapped`."""
         self._roots: Roots
         self._ready = False
 
@@ -126,7 +131,7 @@ class RuncIsolation(Isolation):
             address = sandbox.attachment.address if sandbox else "127.0.1.1"
             self._roots.prepare(folder, plan.hostname, address, binds)
             (folder / "config.json").write_bytes(msgspec.json.encode(config))
-            process, output = await self._run(plan, folder)
+            process, output = await self._run(plan, folder, await self._show_private(binds))
         except BaseException as error:
             if sandbox is not None:
                 await sandbox.close()
@@ -163,6 +168,9 @@ class RuncIsolation(Isolation):
             self._network = None
         if self._cgroups is not None:
             self._cgroups.remove_parents()
+        if self._mapped is not None:
+            await self._mapped.close()
+            self._mapped = None
         if self._keeper is not None:
             await self._keeper.close()
             self._keeper = None
@@ -220,6 +228,15 @@ class RuncIsolation(Isolation):
                 )
         return binds, edits
 
+    async def _show_private(self, binds: list[Bind]) -> list[str]:
+        """The command that lets a container see folders which only root may enter; empty without such."""
+        folders = private_folders(binds)
+        if not folders:
+            return []
+        if self._mapped is None:
+            self._mapped = await hold_container_namespaces(self._maps, (), ("--user",))
+        return [sys.executable, "-I", "-S", idmapped.__file__, self._mapped.path("user"), *folders]
+
     def _memory_limit(self, plan: ContainerPlan) -> int:
         mib = plan.memory_limit if plan.memory_limit is not None else self._settings.default_memory_limit()
         return mib * MIB
@@ -244,7 +261,9 @@ class RuncIsolation(Isolation):
             shm_size=memory_limit,
         )
 
-    async def _run(self, plan: ContainerPlan, folder: Path) -> tuple[ChildProcess, tuple[int, int]]:
+    async def _run(
+        self, plan: ContainerPlan, folder: Path, before: list[str]
+    ) -> tuple[ChildProcess, tuple[int, int]]:
         out, out_end = os.pipe()
         err, err_end = os.pipe()
         log, pid_file = folder / "runc.log", folder / "pid"
@@ -253,7 +272,7 @@ class RuncIsolation(Isolation):
         starting: asyncio.Task[int] | None = None
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._roots.command(folder, runc),
+                *self._roots.command(folder, runc, before),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out_end,
                 stderr=err_end,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -147,6 +148,21 @@ def make_mount_points(binds: Iterable[Bind], upper: Path, skeleton: Path, owner:
         if not folder and not (path / last).exists() and not (below / last).exists():
             (path / last).touch()
             _give(path / last, owner)
+
+
+def private_folders(binds: Iterable[Bind]) -> list[str]:
+    """Sources of read-only binds that only their owner may enter, where the host is root.
+
+    A container's root is somebody else on the machine, so it would find nothing there (see `idmapped`).
+    """
+    if os.geteuid() != 0:
+        return []
+    found = []
+    for bind in binds:
+        with contextlib.suppress(OSError):
+            if not bind.writable and bind.source.is_dir() and not bind.source.stat().st_mode & stat.S_IXOTH:
+                found.append(str(bind.source))
+    return found
 
 
 def give_writable(bind: Bind, owner: tuple[int, int]) -> None:

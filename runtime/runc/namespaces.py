@@ -92,13 +92,15 @@ class Keeper:
         await self._namespaces.close()
 
 
-async def hold_container_namespaces(maps: IdMaps, prefix: Sequence[str]) -> HeldNamespaces:
+async def hold_container_namespaces(
+    maps: IdMaps, prefix: Sequence[str], flags: Sequence[str] = ("--user", "--net")
+) -> HeldNamespaces:
     """A user namespace with a container's maps, and a network namespace that belongs to it.
 
     The kernel lets a container mount its own sysfs only where its user namespace owns its network
     namespace, so they are made together. Raises `CommandError`.
     """
-    namespaces = await hold(["--user", "--net"], prefix)
+    namespaces = await hold(flags, prefix)
     try:
         users = "".join(extent.line() for extent in maps.users)
         groups = "".join(extent.line() for extent in maps.groups)

@@ -8,6 +8,7 @@ when the container ends, however it does, there is nothing to unmount.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -68,11 +69,13 @@ class Roots:
                 os.chown(upper / path, *self._maps.owner)
         make_mount_points(binds, upper, self._skeleton, self._maps.owner)
 
-    def command(self, folder: Path, command: Sequence[str]) -> list[str]:
-        """`command`, to be run in `folder` with the container's root mounted."""
+    def command(self, folder: Path, command: Sequence[str], before: Sequence[str] = ()) -> list[str]:
+        """`command`, to be run in `folder` with the container's root mounted, after the command `before`."""
         options = "lowerdir=lower,upperdir=upper,workdir=work" + (",userxattr" if self._prefix else "")
         script = OVERLAY if self._overlay else COPY
         arguments = [str(folder), str(self.mount_point(folder)), options, *command]
+        if before:
+            script = f"{shlex.join(before)} && {script}"
         return [*self._prefix, "unshare", "--mount", "sh", "-c", script, "sh", *arguments]
 
     def _make_folders(self, folder: Path) -> Path:

@@ -127,6 +127,27 @@ def test_the_image_is_there_at_its_own_path_and_readonly(home: Path, tmp_path: P
     in_workshop(home, body)
 
 
+def test_a_folder_that_only_its_owner_may_enter(home: Path, tmp_path: Path) -> None:
+    notebook = tmp_path / "notebook"
+    (notebook / "inner").mkdir(parents=True)
+    (notebook / "inner" / "data").write_text("data")
+    (notebook / "inner" / "data").chmod(0o600)
+    (notebook / "inner").chmod(0o700)
+    notebook.chmod(0o700)
+
+    async def body(shop: Workshop) -> None:
+        script = f"cat {notebook}/inner/data; stat -c ' %u %g' {notebook}/inner/data; touch {notebook}/new"
+        for blocked in (False, True):
+            image = environment(notebook)
+            finished = await shop.run("sh", "-c", script, image=image, block_network=blocked)
+            assert "data 0 0\n" == finished.stdout
+            assert "Read-only file system" in finished.stderr
+        assert ["inner"] == os.listdir(notebook)
+        assert os.geteuid() == (notebook / "inner" / "data").stat().st_uid
+
+    in_workshop(home, body)
+
+
 def test_a_mount_point_below_home_leaves_home_writable(home: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
