@@ -34,18 +34,10 @@ from skylift.runtime.isolation import (
     Isolation,
     ResourceUse,
 )
-from skylift.runtime.runner_link import (
-    SOCKET_NAME,
-    DataMessage,
-    Need,
-    Ready,
-    Recalled,
-    RunnerEvents,
-    RunnerLink,
-    Started,
-    fits_address,
-)
+from skylift.runtime.runner_frames import DataMessage, Need, Ready, Recalled, RunnerEvents, Started
+from skylift.runtime.runner_link import SOCKET_NAME, RunnerLink
 from skylift.runtime.start_error import StartError
+from skylift.runtime.unix_sockets import fits_address
 from skylift.runtime.work import ContainerWork, WorkServices
 from skylift.wire import ContainerInfo, ContainerState, Problem, StartContainer
 
@@ -97,7 +89,7 @@ class Container:
         self._began = time.time()
         self._path_seconds = 0.0
         self._folder = services.folder / command.container_id
-        self._link = RunnerLink(self._socket_folder(), self)
+        self._link = RunnerLink(self._socket_folder(), self._folder, self)
         self.work = ContainerWork(
             self.container_id, self.spec, self._link, services.work, self.kill, self._work_ended
         )

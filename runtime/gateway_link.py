@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 import msgspec
 
-from skylift.runtime.runner_link import fits_address
+from skylift.runtime.unix_sockets import fits_address
 from skylift.wire import (
     FrameBuffer,
     HostCommand,

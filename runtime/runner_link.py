@@ -3,132 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import struct
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 
-from skylift.wire import PROTOCOL
+from skylift.runtime.runner_frames import (
+    PREFIX,
+    Ack,
+    Buffer,
+    DataMessage,
+    Hello,
+    Recalled,
+    Unread,
+    decode_control,
+    decode_data,
+    decode_hello,
+    encode_frame,
+)
+from skylift.runtime.unix_sockets import bind_in
+from skylift.wire import MAX_BLOB, PROTOCOL
 
 SOCKET_NAME = "runner.sock"
-_HEAD = struct.Struct(">IQ")
 _MAX_HEADER = 64 * 1024 * 1024
-_LONGEST_ADDRESS = 103
-"""Bytes of a Unix socket's path, on every system."""
 _ACK_FRAMES = 64
 _ACK_BYTES = 1024 * 1024
-
-Buffer: TypeAlias = bytes | memoryview
-
-
-class _RunnerMessage(msgspec.Struct, tag_field="t", tag=str.lower, frozen=True):
-    pass
-
-
-class Hello(_RunnerMessage, frozen=True):
-    """First frame of each connection."""
-
-    channel: str
-    protocol: int = 0
-    pid: int = 0
-    sent: int = 0
-    got: int = 0
-
-
-class Ready(_RunnerMessage, frozen=True):
-    """The runner can take calls."""
-
-    python: str = ""
-    pid: int = 0
-
-
-class Started(_RunnerMessage, frozen=True):
-    """A call lasts longer than a blink, or is tried again."""
-
-    call: str
-    time: float
-    index: int = -1
-    attempt: int = 1
-    error: str = ""
-
-
-class Need(_RunnerMessage, frozen=True):
-    """The runner has let go of a function's code and waits for it."""
-
-    code: str
-
-
-class RunnerEnd(msgspec.Struct, frozen=True):
-    """How a call ended, by the runner's clock."""
-
-    state: str
-    summary: str = ""
-    started: float = 0.0
-    first_output: float = 0.0
-    ended: float = 0.0
-
-
-class RunnerEvents(_RunnerMessage, frozen=True, tag="events"):
-    """Events of a call; their data is the payload, joined."""
-
-    call: str
-    events: list[tuple[str, dict[str, Any], int]] = []
-    done: tuple[int, ...] = ()
-    end: RunnerEnd | None = None
-
-
-class Recalled(_RunnerMessage, frozen=True):
-    """Inputs that have not begun, and will not."""
-
-    call: str
-    indexes: tuple[int, ...] = ()
-
-
-class Ack(_RunnerMessage, frozen=True):
-    """Data frames received, in all."""
-
-    got: int
-
-
-DataMessage: TypeAlias = Ready | Started | Need | RunnerEvents
-
-_hello = msgspec.json.Decoder(Hello)
-_data: msgspec.json.Decoder[DataMessage] = msgspec.json.Decoder(DataMessage)
-_control: msgspec.json.Decoder[Recalled | Ack] = msgspec.json.Decoder(Recalled | Ack)
-_any = msgspec.json.Decoder(dict[str, Any])
-_encoder = msgspec.json.Encoder()
-
-
-def runner_frame(header: dict[str, Any], payload: Buffer = b"") -> bytes:
-    """The bytes of one frame."""
-    head = _encoder.encode(header)
-    return b"".join((_HEAD.pack(len(head), len(payload)), head, payload))
-
-
-def bind_in(folder: Path, name: str, listening: socket.socket) -> None:
-    """Bind a Unix socket to `folder`/`name`, however long that path is, for every user to connect to."""
-    path = folder / name
-    if fits_address(path):
-        listening.bind(str(path))
-    else:
-        # A home's path may be longer than an address; one through the folder's descriptor is not.
-        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            listening.bind(f"/proc/self/fd/{descriptor}/{name}")
-        finally:
-            os.close(descriptor)
-    # A container's root is another user; who may enter the folder from outside is the home's to say.
-    path.chmod(0o666)
-
-
-def fits_address(path: Path) -> bool:
-    """Whether a Unix socket can be bound and connected to by that path."""
-    return len(os.fsencode(path)) <= _LONGEST_ADDRESS
 
 
 class RunnerListener(Protocol):
@@ -153,16 +54,17 @@ class RunnerListener(Protocol):
 class RunnerLink:
     """Listens on a container's socket; a runner that comes back is sent again what it has not got."""
 
-    def __init__(self, folder: Path, listener: RunnerListener) -> None:
-        """`folder` holds the socket; the container sees it."""
+    def __init__(self, folder: Path, large: Path, listener: RunnerListener) -> None:
+        """`folder` holds the socket, and the container sees it; in `large` large frames wait to be whole."""
         self.folder = folder
+        self.large = large
         self._listener = listener
         self._server: asyncio.Server | None = None
         self._channels: dict[str, _Channel] = {}
-        self._waiting_control: list[bytes] = []
+        self._waiting_control: list[tuple[Buffer, ...]] = []
         self._pauses: set[str] = set()
         self._sent = 0
-        self._unacknowledged: deque[bytes] = deque()
+        self._unacknowledged: deque[tuple[Buffer, ...]] = deque()
         self._got = 0
         self._told_got = 0
         self._bytes_since_ack = 0
@@ -195,7 +97,7 @@ class RunnerLink:
 
     def send(self, header: dict[str, Any], payload: Buffer = b"") -> None:
         """Send a data frame; while the runner is away it waits for it."""
-        data = runner_frame(header, payload)
+        data = encode_frame(header, payload)
         self._sent += 1
         self._unacknowledged.append(data)
         channel = self._channels.get("data")
@@ -204,7 +106,7 @@ class RunnerLink:
 
     def control(self, header: dict[str, Any]) -> None:
         """Send a control frame."""
-        data = runner_frame(header)
+        data = encode_frame(header)
         channel = self._channels.get("control")
         if channel is not None:
             channel.write(data)
@@ -270,7 +172,7 @@ class RunnerLink:
             return
         channel.name = hello.channel
         self._channels[hello.channel] = channel
-        channel.write(runner_frame({"t": "hello", "sent": self._sent, "got": self._got}))
+        channel.write(encode_frame({"t": "hello", "sent": self._sent, "got": self._got}))
         if hello.channel == "control":
             for data in self._waiting_control:
                 channel.write(data)
@@ -295,20 +197,21 @@ class RunnerLink:
                 self._bytes_since_ack = 0
                 self.control({"t": "ack", "got": self._got})
             try:
-                message = _data.decode(header)
+                message = decode_data(header)
             except msgspec.ValidationError as error:
-                self._unknown(channel, header, error)
+                self._broke(channel, f"malformed data frame: {error}")
                 return
-            self._listener.runner_said(message, payload)
+            if message is not None:
+                self._listener.runner_said(message, payload)
             return
         try:
-            answer = _control.decode(header)
+            answer = decode_control(header)
         except msgspec.ValidationError as error:
-            self._unknown(channel, header, error)
+            self._broke(channel, f"malformed control frame: {error}")
             return
         if isinstance(answer, Ack):
             self._acknowledged(answer.got)
-        else:
+        elif answer is not None:
             self._listener.runner_recalled(answer)
 
     def lost(self, channel: _Channel) -> None:
@@ -323,12 +226,6 @@ class RunnerLink:
     def malformed(self, channel: _Channel, reason: str) -> None:
         """What came is not a frame."""
         self._broke(channel, reason)
-
-    def _unknown(self, channel: _Channel, header: memoryview, error: msgspec.ValidationError) -> None:
-        # A newer runner may say what this host does not know: only what it should know must be right.
-        known = {"ready", "started", "need", "events", "recalled", "ack"}
-        if _any.decode(header).get("t") in known:
-            self._broke(channel, f"malformed {channel.name} frame: {error}")
 
     def _broke(self, channel: _Channel, reason: str) -> None:
         channel.abort()
@@ -347,23 +244,23 @@ class _Channel(asyncio.Protocol):
         self.name = ""
         self._link = link
         self._transport: asyncio.Transport | None = None
-        self._chunks: list[bytes] = []
-        """Read and not yet cut; all but the first wait until `_need` bytes are there."""
-        self._have = 0
-        self._need = _HEAD.size
+        self._unread = Unread(link.large)
         self._paused = False
         self._ended = False
         self._closed = False
-        self.write: Callable[[bytes], None] = _nowhere
+
+    def write(self, pieces: tuple[Buffer, ...]) -> None:
+        """Send a frame."""
+        if self._transport is not None:
+            for piece in pieces:
+                self._transport.write(piece)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self.write = self._transport.write
 
     def data_received(self, data: bytes) -> None:
-        self._chunks.append(data)
-        self._have += len(data)
-        if self._have >= self._need and not self._paused:
+        self._unread.add(data)
+        if self._unread.have >= self._unread.need and not self._paused:
             self._cut()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -382,7 +279,7 @@ class _Channel(asyncio.Protocol):
 
     def abort(self) -> None:
         self._closed = True
-        self._chunks.clear()
+        self._unread.clear()
         if self._transport is not None:
             self._transport.abort()
 
@@ -390,7 +287,7 @@ class _Channel(asyncio.Protocol):
         if self._link.paused() or not self._paused:
             return
         self._paused = False
-        if self._have >= self._need:
+        if self._unread.have >= self._unread.need:
             self._cut()
         if self._paused:
             return
@@ -404,38 +301,32 @@ class _Channel(asyncio.Protocol):
             self._link.lost(self)
 
     def _cut(self) -> None:
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        view = memoryview(data)
+        data = self._unread.take()
         size = len(data)
         start = 0
-        need = _HEAD.size
-        while not self._closed and not self._paused and size - start >= _HEAD.size:
-            header_length, payload_length = _HEAD.unpack_from(data, start)
-            if header_length > _MAX_HEADER:
-                self._link.malformed(self, f"a header of {header_length} bytes is no frame")
+        need = PREFIX.size
+        while not self._closed and not self._paused and size - start >= PREFIX.size:
+            header_length, payload_length = PREFIX.unpack_from(data, start)
+            if header_length > _MAX_HEADER or payload_length > MAX_BLOB:
+                self._link.malformed(
+                    self, f"a header of {header_length} and a payload of {payload_length} bytes are no frame"
+                )
                 return
-            need = _HEAD.size + header_length + payload_length
+            need = PREFIX.size + header_length + payload_length
             if size - start < need:
                 break
-            header_end = start + _HEAD.size + header_length
-            header = view[start + _HEAD.size : header_end]
-            payload = view[header_end : start + need]
+            header_end = start + PREFIX.size + header_length
+            header = data[start + PREFIX.size : header_end]
+            payload = data[header_end : start + need]
             start += need
-            need = _HEAD.size
+            need = PREFIX.size
             try:
                 if self.name:
                     self._link.took(self, header, payload)
                 else:
-                    self._link.opened(self, _hello.decode(header))
+                    self._link.opened(self, decode_hello(header))
             except msgspec.DecodeError as error:
                 self._link.malformed(self, f"a frame without a valid header: {error}")
                 return
-        if self._closed:
-            return
-        self._chunks = [data[start:]] if start < size else []
-        self._have = size - start
-        self._need = need
-
-
-def _nowhere(data: bytes) -> None:
-    """Where a connection that is not made yet writes to."""
+        if not self._closed:
+            self._unread.keep(data[start:], need)

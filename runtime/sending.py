@@ -11,6 +11,7 @@ import msgspec
 from skylift.lazyfs.store import Store
 from skylift.runtime.calls import Call, Task
 from skylift.runtime.code_cache import CodeCache
+from skylift.runtime.runner_frames import Buffer
 from skylift.runtime.runner_link import RunnerLink
 from skylift.wire import FunctionSpec, Payload
 
@@ -36,11 +37,11 @@ class TaskSender:
         self._send(task, code, [payload.data for payload in task.payloads], consumed)
         return True
 
-    async def read(self, call: Call, payloads: tuple[Payload, ...]) -> tuple[bytes, list[bytes]]:
+    async def read(self, call: Call, payloads: tuple[Payload, ...]) -> tuple[bytes, list[Buffer]]:
         """The code and the arguments, for `send_read`. Raises KeyError (no such code) and `StoreError`."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, call, payloads)
 
-    def send_read(self, task: Task, parts: tuple[bytes, list[bytes]], consumed: int) -> None:
+    def send_read(self, task: Task, parts: tuple[bytes, list[Buffer]], consumed: int) -> None:
         """Send a task with what `read` returned for it."""
         self._send(task, *parts, consumed)
 
@@ -56,13 +57,13 @@ class TaskSender:
             return b""
         return self._codes.in_memory(call.function_id)
 
-    def _read(self, call: Call, payloads: tuple[Payload, ...]) -> tuple[bytes, list[bytes]]:
+    def _read(self, call: Call, payloads: tuple[Payload, ...]) -> tuple[bytes, list[Buffer]]:
         code = self._code_in_memory(call)
         if code is None:
             code = self._codes.read(call.function_id)
-        return code, [self._store.get(each.blob) if each.blob else each.data for each in payloads]
+        return code, [self._store.view(each.blob) if each.blob else each.data for each in payloads]
 
-    def _send(self, task: Task, code: bytes, data: list[bytes], consumed: int) -> None:
+    def _send(self, task: Task, code: bytes, data: list[Buffer], consumed: int) -> None:
         call = task.call
         if code:
             self._sent.add(call.function_id)

@@ -17,7 +17,8 @@ from skylift.runtime.code_cache import CodeCache
 from skylift.runtime.container_output import ContainerOutput
 from skylift.runtime.deaths import Death, cancelled, interrupted_event, session_lost, timed_out, unreadable
 from skylift.runtime.large_data import batches, has_large, read_events, store_large
-from skylift.runtime.runner_link import Need, Recalled, RunnerEnd, RunnerEvents, RunnerLink, Started
+from skylift.runtime.runner_frames import Need, Recalled, RunnerEnd, RunnerEvents, Started
+from skylift.runtime.runner_link import RunnerLink
 from skylift.runtime.sending import TaskSender
 from skylift.runtime.streams import Producer, cost_of
 from skylift.runtime.watch import Watch

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,13 +39,15 @@ class TestPut:
 
         assert blake3(b"some bytes").hexdigest() == blob
         assert b"some bytes" == store.get(blob)
+        assert b"some bytes" == store.view(blob)
         assert store.has(blob)
         assert len(b"some bytes") == store.size(blob)
         assert b"some bytes" == store.path(blob).read_bytes()
         assert [] == leftovers(store)
 
     def test_empty_and_durable(self, store: LocalStore) -> None:
-        assert b"" == store.get(store.put(b"", durable=True))
+        empty = store.put(b"", durable=True)
+        assert b"" == store.get(empty) == bytes(store.view(empty))
 
     @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
     def test_every_kind_of_bytes(self, store: LocalStore, kind: type) -> None:
@@ -95,6 +97,8 @@ class TestMissingAndDamaged:
             store.size(ABSENT)
         with pytest.raises(BlobMissingError):
             store.path(ABSENT)
+        with pytest.raises(BlobMissingError):
+            store.view(ABSENT)
 
     def test_deleted_twice(self, store: LocalStore) -> None:
         blob = store.put(b"bye")
@@ -107,12 +111,15 @@ class TestMissingAndDamaged:
         with pytest.raises(ValueError, match="is not the name of a blob"):
             store.has(name)
 
-    def test_a_damaged_blob_is_found_and_can_be_put_again(self, store: LocalStore) -> None:
+    @pytest.mark.parametrize("read", [LocalStore.get, LocalStore.view])
+    def test_a_damaged_blob_is_found_and_can_be_put_again(
+        self, store: LocalStore, read: Callable[[LocalStore, str], object]
+    ) -> None:
         blob = store.put(b"right")
         store.path(blob).write_bytes(b"wrong")
 
         with pytest.raises(BlobDamagedError, match=f"Blob {blob} in .* is damaged: "):
-            store.get(blob)
+            read(store, blob)
         assert not store.has(blob)
         assert blob == store.put(b"right")
         assert b"right" == store.get(blob)

@@ -12,17 +12,14 @@ from typing import Any
 
 import pytest
 
-from skylift.runtime.runner_link import (
-    SOCKET_NAME,
-    DataMessage,
-    Ready,
-    Recalled,
-    RunnerEvents,
-    RunnerLink,
-    runner_frame,
-)
+from skylift.runtime.runner_frames import DataMessage, Ready, Recalled, RunnerEvents, encode_frame
+from skylift.runtime.runner_link import SOCKET_NAME, RunnerLink
 
 PREFIX = struct.Struct(">IQ")
+
+
+def runner_frame(header: dict[str, Any], payload: bytes = b"") -> bytes:
+    return b"".join(encode_frame(header, payload))
 
 
 class Listener:
@@ -105,7 +102,7 @@ class Both:
 @contextlib.asynccontextmanager
 async def linked(folder: Path) -> AsyncIterator[Both]:
     listener = Listener()
-    link = RunnerLink(folder / "run", listener)
+    link = RunnerLink(folder / "run", folder, listener)
     await link.listen()
     try:
         yield Both(link, listener)
@@ -115,6 +112,8 @@ async def linked(folder: Path) -> AsyncIterator[Both]:
 
 
 def run(folder: Path, scenario: Callable[[Both], Awaitable[None]]) -> None:
+    folder.mkdir(exist_ok=True)
+
     async def main() -> None:
         async with linked(folder) as both:
             await scenario(both)
@@ -162,10 +161,11 @@ class TestFrames:
 
         run(tmp_path, scenario)
 
-    def test_a_large_payload(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("size", [4_000, 40_000, 200_000])
+    def test_a_large_payload(self, tmp_path: Path, size: int) -> None:
         async def scenario(both: Both) -> None:
             data = await both.dial("data")
-            payload = bytes(range(256)) * 40_000
+            payload = bytes(range(256)) * size
             data.send({"t": "events", "call": "fc-1", "events": [["result", {}, len(payload)]]}, payload)
             data.send(*events("fc-1", "after"))
             await both.listener.until(lambda: len(both.listener.said) == 2)
@@ -188,7 +188,11 @@ class TestFrames:
     @pytest.mark.parametrize(
         ("data", "reason"),
         [
-            (PREFIX.pack(1 << 31, 0), "a header of 2147483648 bytes is no frame"),
+            (PREFIX.pack(1 << 31, 0), "a header of 2147483648 and a payload of 0 bytes are no frame"),
+            (
+                PREFIX.pack(2, 1 << 60),
+                "a header of 2 and a payload of 1152921504606846976 bytes are no frame",
+            ),
             (PREFIX.pack(4, 0) + b"nope", "a frame without a valid header"),
             (runner_frame({"t": "events", "call": 3}), "malformed data frame: Expected `str`, got `int`"),
         ],
