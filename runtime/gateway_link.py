@@ -86,6 +86,7 @@ class GatewayLink:
                 await self._connect(connection)
                 welcomed = await connection.ended()
             except OSError:
+                connection.close()
                 welcomed = False
             except BaseException:
                 connection.close()

@@ -50,6 +50,8 @@ from skylift.wire import (
 
 _FLUSH_SECONDS = 2.0
 _STOP_GRACE = 5.0
+_REMOVAL_SECONDS = 30.0
+"""How long the end of a container may take beyond the grace of its exit handlers."""
 _ENDINGS_KEPT = 256
 
 log = logging.getLogger(__name__)
@@ -140,8 +142,10 @@ class Host:
     async def _end_containers(self) -> None:
         for container in list(self._containers.values()):
             container.stop(self._grace, self._reason)
-        while self._lives:
-            await asyncio.wait(self._lives)
+        if self._lives:
+            _, stuck = await asyncio.wait(self._lives, timeout=self._grace + _REMOVAL_SECONDS)
+            if stuck:
+                log.error("%d containers could not be removed; the next host tries again.", len(stuck))
 
     # --- the gateway (`GatewayListener`) ---------------------------------------------------------
 
