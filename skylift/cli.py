@@ -14,7 +14,7 @@ from typing import Any
 
 from skylift import __version__
 from skylift.exceptions import Error, InvalidError
-from skylift.gateway_process import find_gateway, gateway_pid, running_gateway, skylift_home
+from skylift.gateway_process import find_gateway, gateway_pid, is_gateway, running_gateway, skylift_home
 
 _STOP_TIMEOUT = 30.0
 
@@ -98,7 +98,7 @@ def _gateway_stop(options: argparse.Namespace) -> int:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGINT if options.containers else signal.SIGTERM)
     deadline = time.monotonic() + _STOP_TIMEOUT
-    while gateway_pid(home) == pid:
+    while is_gateway(pid):
         if time.monotonic() > deadline:
             print(
                 f"skylift: the gateway (process {pid}) has not ended; see {home}/gateway.log", file=sys.stderr

@@ -69,7 +69,7 @@ def running_gateway(home: Path) -> Gateway | None:
     """The gateway that ``gateway.json`` speaks of, if its process lives."""
     described = _read_json(home / "gateway.json")
     pid, url = described.get("pid"), described.get("url")
-    if not isinstance(pid, int) or not isinstance(url, str) or not _is_gateway(pid):
+    if not isinstance(pid, int) or not isinstance(url, str) or not is_gateway(pid):
         return None
     return Gateway(url.rstrip("/"), _token(home), home)
 
@@ -77,7 +77,7 @@ def running_gateway(home: Path) -> Gateway | None:
 def gateway_pid(home: Path) -> int | None:
     """Process id of the running local gateway."""
     pid = _read_json(home / "gateway.json").get("pid")
-    return pid if isinstance(pid, int) and _is_gateway(pid) else None
+    return pid if isinstance(pid, int) and is_gateway(pid) else None
 
 
 def log_tail(home: Path, lines: int = _TAIL_LINES) -> str:
@@ -171,7 +171,8 @@ def _token(home: Path) -> str:
         ) from None
 
 
-def _is_gateway(pid: int) -> bool:
+def is_gateway(pid: int) -> bool:
+    """Whether that process lives and is a gateway."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
