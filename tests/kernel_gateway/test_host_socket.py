@@ -5,79 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from served_gateway import HOST_TOKEN, RecordingControl, Served
+from raw_host import raw_host
+from served_gateway import RecordingControl, Served
 
 from skylift.kernel_gateway import host_socket
 from skylift.kernel_gateway.host_socket import HostServer
 from skylift.kernel_gateway.outbox import Outbox
 from skylift.wire import (
-    PROTOCOL,
     CallStarted,
     EndMap,
     Events,
-    FrameBuffer,
-    HostCommand,
-    HostFacts,
-    HostHello,
-    HostMessage,
     HostWelcome,
     Persisted,
-    decode_host_command,
     frame,
 )
 
 pytestmark = pytest.mark.anyio
-
-FACTS = HostFacts(
-    host_id="ho-00000000",
-    machine="here",
-    hostname="here",
-    cpus=1,
-    memory=1,
-    gpus=(),
-    isolation="process",
-    rootless=False,
-    kernel="",
-)
-
-
-class RawHost:
-    """A host's end of the link."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-        self._frames = FrameBuffer()
-        self._commands: list[HostCommand] = []
-
-    def send(self, *messages: HostMessage) -> None:
-        self.writer.write(b"".join(frame(message) for message in messages))
-
-    async def receive(self) -> HostCommand | None:
-        """The next command, or None at the end."""
-        while not self._commands:
-            data = await asyncio.wait_for(self.reader.read(65536), 10)
-            if not data:
-                return None
-            self._commands = [decode_host_command(each) for each in self._frames.feed(data)]
-        return self._commands.pop(0)
-
-
-@asynccontextmanager
-async def raw_host(home: Path, token: str = HOST_TOKEN, hello: bool = True) -> AsyncIterator[RawHost]:
-    reader, writer = await asyncio.open_unix_connection(home / "gateway.sock")
-    host = RawHost(reader, writer)
-    try:
-        if hello:
-            host.send(HostHello(protocol=PROTOCOL, token=token, facts=FACTS))
-        yield host
-    finally:
-        writer.close()
 
 
 async def test_a_host_is_welcomed(served: Served) -> None:
