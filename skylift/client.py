@@ -20,7 +20,7 @@ from skylift import exceptions
 from skylift.calls import Lost, RemoteCall
 from skylift.connection import Connection, ConnectionLost
 from skylift.exceptions import AuthError, PermissionDeniedError, VersionError
-from skylift.gateway_process import Gateway, find_gateway
+from skylift.gateway_process import Gateway, find_again, find_gateway
 from skylift.handshake import open_connection
 from skylift.http import Http
 from skylift.remote_errors import problem_error
@@ -338,9 +338,13 @@ class Client:
         error: BaseException
         while True:
             waited = time.monotonic() - started
+            if self._closed:
+                return None
             try:
                 # Who restarts a gateway by hand gets the time to; then we do.
-                gateway = find_gateway(start=waited >= _START_GATEWAY_AFTER)
+                start = waited >= _START_GATEWAY_AFTER
+                known = self._gateway
+                gateway = find_gateway(start=start) if known is None else find_again(known, start=start)
                 connection, messages = self._open(gateway)
                 with self._lock:
                     if self._closed:

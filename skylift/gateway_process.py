@@ -57,6 +57,16 @@ def find_gateway(*, start: bool = True, progress: Callable[[str], None] | None =
             "this container has no way to the gateway ($SKYLIFT_GATEWAY_URL is not set), so code in it "
             "cannot call other functions"
         )
+    return _local(home, start, progress)
+
+
+def find_again(gateway: Gateway, *, start: bool) -> Gateway:
+    """Where a gateway that was lost is now, whatever the environment says by now: a local one may have been
+    started anew, and is with `start`. Raises as `find_gateway` does."""
+    return gateway if gateway.home is None else _local(gateway.home, start, None)
+
+
+def _local(home: Path, start: bool, progress: Callable[[str], None] | None) -> Gateway:
     running = running_gateway(home)
     if running is None:
         if not start:
