@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from skylift import context
+from skylift.client import Client, notebook_name
 from skylift.exceptions import InvalidError
 from skylift.function import Function
 from skylift.image import Image, default_image
@@ -132,6 +134,8 @@ class App(metaclass=_AppType):
         given = {key: value for key, value in locals().items() if key not in ("self", "forgotten")}
         if forgotten is not None:
             raise InvalidError("@app.function needs parentheses: write @app.function()")
+        if name is not None and (not isinstance(name, str) or not name.strip()):
+            raise InvalidError(f'name={name!r}: a function\'s name is text, such as "train"')
         check_timeout_given(timeout)
 
         def decorate(raw: Callable[P, R]) -> Function[P, R]:
@@ -196,6 +200,11 @@ class App(metaclass=_AppType):
 
     # --- for Function ----------------------------------------------------------------------------
 
+    @property
+    def _label(self) -> str:
+        """What people see: the name, or that of the notebook or script."""
+        return self._name or PurePath(notebook_name()).stem or "app"
+
     def _default_image(self) -> Image:
         return self._image or default_image()
 
@@ -213,8 +222,6 @@ class App(metaclass=_AppType):
         self._runs_now -= 1
         if self._runs_now or detach:
             return
-        from skylift.client import Client
-
         spawned, self._spawned_ids = self._spawned_ids, []
         if spawned:
             Client.current().cancel_all(spawned, "its app.run() has ended")

@@ -198,7 +198,8 @@ class RemoteCall:
             raise problem_error(message.problem)
         if isinstance(message, Lost):
             self._failed = True
-            raise message.error
+            # One loss ends many calls, each with an exception of its own.
+            raise type(message.error)(*message.error.args)
         return []
 
     def _take_in_events(self, frame: Events) -> list[Event]:

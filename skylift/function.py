@@ -56,7 +56,7 @@ class Function(Generic[P, R]):
         self._skylift_raw = raw
         self._is_generator = is_generator
         self._code = FunctionCode(raw, name, options.serializer, options.by_value)
-        self._definition = Definition(app.name or "", name, options, self._code, is_generator)
+        self._definition = Definition(app._label, name, options, self._code, is_generator)
         self.__name__ = name
         self.__doc__ = getattr(raw, "__doc__", None)
         self.__module__ = getattr(raw, "__module__", "")

@@ -236,6 +236,7 @@ class _Outcome:
 
     def __init__(self, event: Event | None, client: Client, name: str, error: BaseException | None) -> None:
         self.error = error
+        self._traceback = error.__traceback__ if error is not None else None
         self._event = event
         self._client = client
         self._name = name
@@ -243,7 +244,8 @@ class _Outcome:
 
     async def value(self, waiter: Waiter) -> Any:
         if self.error is not None:
-            raise self.error
+            # Each time with the remote frames alone, and not with those of who asked before.
+            raise self.error.with_traceback(self._traceback)
         if not self._loaded and self._event is not None:
             data = self._event.data
             if self._event.blob:

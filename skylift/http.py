@@ -35,6 +35,10 @@ class Http:
         fields = {name: str(value) for name, value in query.items()}
         return json.loads(self._request("GET", path, fields=fields).data or b"null")
 
+    def delete(self, path: str) -> bool:
+        """``DELETE path``. False where there was nothing to delete; else raises as `get` does."""
+        return self._request("DELETE", path, accept=(404,)).status != 404
+
     def payload(self, data: bytes) -> Payload:
         """Bytes as they travel: inline where they are small, else by their hash, put into the store once."""
         if len(data) <= INLINE_LIMIT:

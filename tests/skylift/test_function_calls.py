@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import traceback
 
 import pytest
 from sdk_gateway import FakeGateway
@@ -54,9 +55,13 @@ def test_it_raises_what_the_function_raised_each_time(app: skylift.App) -> None:
         raise KeyError("x")
 
     call = fail.spawn()
+    names = []
     for _ in range(2):
-        with pytest.raises(KeyError, match="x"):
+        with pytest.raises(KeyError, match="x") as caught:
             call.get()
+        names.append([frame.name for frame in traceback.extract_tb(caught.value.__traceback__)])
+    assert names[0] == names[1]
+    assert "fail" == names[1][-1]
 
 
 def test_gather(app: skylift.App) -> None:

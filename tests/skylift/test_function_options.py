@@ -89,6 +89,7 @@ def test_every_parameter_of_the_api_is_known() -> None:
         ({"image": "debian"}, "image='debian': a skylift.Image"),
         ({"block_network": 1}, "block_network=1: True or False"),
         ({"serializer": "pickle"}, 'serializer=\'pickle\': "cloudpickle" or "dill"'),
+        ({"name": ""}, "name='': a function's name is text"),
         ({"cloud": "asw"}, "cloud='asw': unknown cloud; did you mean 'aws'"),
     ],
 )
@@ -247,3 +248,11 @@ def test_methods_show_the_functions_signature_and_their_own_text() -> None:
     assert "Runs the function in a container" in (function.remote.__doc__ or "")
     assert "as they are ready with ``order_outputs=False``" in (function.map.__doc__ or "")
     assert "Waits for the result" in (skylift.FunctionCall.from_id("fc-00000000").get.__doc__ or "")
+
+
+def test_an_app_without_a_name_is_called_as_its_script() -> None:
+    app = skylift.App()
+    assert None is app.name
+    assert app._label
+    with pytest.raises(InvalidError, match="a name is text"):
+        skylift.App("")
