@@ -49,6 +49,9 @@ LOCK_TRIES = 20
 LOCK_PAUSE = 0.25
 """Seconds."""
 
+REFILL_PAUSE = 0.5
+"""Seconds: the runner starts before the next container's network is made."""
+
 CDI_KIND = "nvidia.com/gpu"
 
 
@@ -145,7 +148,7 @@ class RuncIsolation(Isolation):
         if sandbox is not None:
             await sandbox.namespaces.close()  # the container holds them now
         if self._sandboxes is not None:
-            self._sandboxes.refill()
+            self._sandboxes.refill(REFILL_PAUSE)
         return RuncContainer(
             container_id=plan.container_id,
             process=process,
