@@ -17,6 +17,12 @@ def fetch(path: str, **query: str | int) -> Any:
     return Http(find_gateway()).get(path, **query)
 
 
+def end_session(session_id: str) -> None:
+    """Ends a session, and returns when the gateway has heard it. Raises where no gateway runs: none is
+    started for that."""
+    Http(find_gateway(start=False)).delete(f"/v1/sessions/{session_id}")
+
+
 def is_running(call_id: str) -> bool:
     """Whether a call has not ended yet. Raises as `fetch`."""
     return fetch(f"/v1/calls/{call_id}")["call"]["state"] not in FINAL_STATES

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from skylift.exceptions import InvalidError
-from skylift.gateway_process import find_gateway
 from skylift.image import Image
-from skylift.magics.gateway import is_running
+from skylift.magics.gateway import end_session, is_running
 from skylift.magics.options import CellOptions, nearest
 from skylift.session import Session
 
@@ -102,9 +101,8 @@ class NotebookSessions:
             return
         for known in self:
             with contextlib.suppress(Exception):
-                find_gateway(start=False)
                 if not any(is_running(call_id) for call_id in known.detached):
-                    known.session.stop()
+                    end_session(known.session.session_id)
 
     def _new(self, name: str, options: CellOptions, namespace: Mapping[str, Any]) -> NotebookSession:
         if options.gpus is None:

@@ -115,7 +115,7 @@ class Notebook:
     """A kernel with the magics loaded."""
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
-        self.manager = KernelManager(kernel_name="python3")
+        self.manager = KernelManager(kernel_name="python3", shutdown_wait_time=60.0)
         self.manager.start_kernel(env=environment, cwd=str(folder))
         self.client: BlockingKernelClient = self.manager.blocking_client()
         self.client.start_channels()
