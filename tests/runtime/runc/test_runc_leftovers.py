@@ -1,0 +1,74 @@
+"""What dead hosts with other homes have left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+
+import pytest
+
+from skylift.runtime.runc.bridge import BridgeNetwork, bridge_keys, remove_bridge
+from skylift.runtime.runc.cgroups import Cgroups
+from skylift.runtime.runc.host_lock import HostLock
+from skylift.runtime.runc.leftovers import remove_dead_hosts
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root leaves names in the kernel"),
+]
+
+
+def rules(key: str) -> list[str]:
+    saved = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
+    return [line for line in saved.splitlines() if key in line]
+
+
+def test_a_dead_hosts_bridge_goes_and_a_living_ones_stays() -> None:
+    dead, living = f"{os.getpid():07x}d", f"{os.getpid():07x}e"
+    lock = HostLock(living)
+    assert lock.take()
+
+    async def run() -> None:
+        for key in (dead, living):
+            await BridgeNetwork("10.214.0.0/16", key).start()
+        try:
+            cgroups = Cgroups.of_machine(dead)
+            for mount in cgroups.mounts:
+                (mount.path / "skylift" / dead / "co-1").mkdir(parents=True)
+            await remove_dead_hosts(Cgroups.of_machine("mine"))
+            assert {living} == {dead, living} & await bridge_keys()
+            assert [] == rules(dead)
+            assert rules(living)
+            assert dead not in cgroups.keys()  # noqa: SIM118
+        finally:
+            for key in (dead, living):
+                await remove_bridge(key)
+
+    try:
+        asyncio.run(run())
+    finally:
+        lock.release()
+    assert [] == rules(living)
+
+
+def test_what_still_runs_is_left_alone() -> None:
+    key = f"{os.getpid():07x}f"
+    cgroups = Cgroups.of_machine(key)
+    sleeper = subprocess.Popen(["sleep", "608"])
+    try:
+        for mount in cgroups.mounts:
+            if mount.controllers == ("pids",) or not mount.controllers:
+                folder = mount.path / "skylift" / key / "co-1"
+                folder.mkdir(parents=True)
+                (folder / "cgroup.procs").write_text(str(sleeper.pid))
+                break
+        asyncio.run(remove_dead_hosts(Cgroups.of_machine("mine")))
+        assert [sleeper.pid] == cgroups.members("co-1")
+        assert None is sleeper.poll()
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+        assert [] == asyncio.run(cgroups.remove("co-1"))
+        cgroups.remove_parents()
