@@ -57,9 +57,9 @@ def test_an_orphan_becomes_a_child() -> None:
     async def body() -> None:
         # The shell is gone when it has told the pid of what it has started.
         gate, opener = os.pipe()
-        script = f"(read x <&{gate}; exit 5) >/dev/null & echo $!"
+        script = "exec 3<&0; (read x <&3; exit 5) >/dev/null & echo $!"
         shell = ["sh", "-c", script]
-        finished = subprocess.run(shell, pass_fds=[gate], stdout=subprocess.PIPE, check=True)  # noqa: ASYNC221
+        finished = subprocess.run(shell, stdin=gate, stdout=subprocess.PIPE, check=True)  # noqa: ASYNC221
         os.close(gate)
         child = ChildProcess(int(finished.stdout))
         os.close(opener)
