@@ -44,6 +44,9 @@ from skylift.wire import ContainerInfo, ContainerState, Problem, StartContainer
 LIBRARY = "/opt/skylift/lib"
 RUNNER = f"{LIBRARY}/skylift_runner"
 SOCKET_FOLDER = "/run/skylift"
+_ELSEWHERE = "socket"
+"""In a container's folder: the way to that of its socket, where it is not in there."""
+_SHORT_PREFIX = "skylift-"
 
 _CONTACT_SECONDS = 10.0
 """How long a runner may be away before its container is ended."""
@@ -197,6 +200,8 @@ class Container:
         if self._gpu_request is not None:
             self.gpus = self._services.gpus.take(self._gpu_request, self.container_id)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self._link.folder.is_relative_to(self._folder):
+            (self._folder / _ELSEWHERE).symlink_to(self._link.folder)
         await self._link.listen()
         self._process = await self._services.isolation.create(self._plan())
         self._output = self.work.output = ContainerOutput(self._process.output, self.work.pipe_output)
@@ -227,7 +232,7 @@ class Container:
         except Exception:
             log.exception("Container %s could not be removed completely.", self.container_id)
         self._services.gpus.give_back(self.container_id)
-        remove_folder(self._folder, self._link.folder)
+        remove_folder(self._folder)
 
     def _plan(self) -> ContainerPlan:
         spec = self.spec
@@ -249,7 +254,7 @@ class Container:
         folder = self._folder / "run"
         if self._services.isolation.name == "process" and not fits_address(folder / SOCKET_NAME):
             # What runs outside of a container has to connect to the path as it is here.
-            return Path(tempfile.mkdtemp(prefix="skylift-"))
+            return Path(tempfile.mkdtemp(prefix=_SHORT_PREFIX))
         return folder
 
     def _why(self, status: ExitStatus, was_ready: bool) -> Problem | None:
@@ -328,16 +333,18 @@ class Container:
         self.kill(broke_protocol(self.spec, reason))
 
 
-def remove_folder(folder: Path, sockets: Path | None = None) -> None:
-    """Remove a container's folder, and that of its socket.
+def remove_folder(folder: Path) -> None:
+    """Remove a container's folder, and that of its socket where it is elsewhere.
 
     Not while something is mounted below it: those may be the user's own files.
     """
-    for each in {folder, sockets or folder}:
-        if _mounted_below(each):
-            log.warning("%s is not removed: something is still mounted there.", each)
-        else:
-            shutil.rmtree(each, ignore_errors=True)
+    if _mounted_below(folder):
+        log.warning("%s is not removed: something is still mounted there.", folder)
+        return
+    elsewhere = folder / _ELSEWHERE
+    if elsewhere.is_symlink() and elsewhere.readlink().name.startswith(_SHORT_PREFIX):
+        shutil.rmtree(elsewhere.readlink(), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _mounted_below(folder: Path) -> bool:

@@ -267,6 +267,8 @@ class TestEnd:
         with running_host(host_home, isolation) as (host, gateway):
             gateway.start(spec())
             below = descendants(host.pid)
+            sockets = [link.readlink() for link in (host.home / "host" / "containers").glob("*/socket")]
+            assert (1 if isolation == "process" else 0) == len(sockets)
             assert host.process is not None
             host.process.kill()
             host.process.wait()
@@ -277,6 +279,7 @@ class TestEnd:
             assert [] == [pid for pid in below if Path(f"/proc/{pid}/exe").exists()]
             host.terminate()
             nothing_left(host, gateway)
+            assert [] == [folder for folder in sockets if folder.exists()]
 
 
 class TestStart:
