@@ -16,7 +16,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from traitlets.config import Config
 
 from scripts.notebook_screen import Screen
-from scripts.own_gateway import GatewayError, LeftBehindError, own_gateway
+from scripts.own_gateway import GatewayError, LeftBehindError, end_in_order, own_gateway
 from skylift.runtime.nvml import Nvml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,6 +55,7 @@ class ShownNotebook(NotebookClient):
 
 def main() -> int:
     options = _options()
+    end_in_order()
     screen = Screen(sys.stdout)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="skylift-demo-") as folder:

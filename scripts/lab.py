@@ -8,13 +8,14 @@ import subprocess
 import sys
 
 from scripts.demo import ROOT, configuration
-from scripts.own_gateway import GatewayError, own_gateway
+from scripts.own_gateway import GatewayError, end_in_order, own_gateway
 
 HOME = ROOT / "build" / "lab"
 """Kept from one time to the next: runs and spend stay visible."""
 
 
 def main() -> int:
+    end_in_order()
     try:
         with own_gateway(HOME, configuration()) as environment:
             print(f"Skylift runs here with its files in {HOME}; Ctrl-C ends it and JupyterLab.", flush=True)
@@ -25,23 +26,20 @@ def main() -> int:
 
 
 def run_lab(environment: dict[str, str]) -> int:
-    """Its exit status. A Ctrl-C goes to JupyterLab as well, which ends by itself; here it is waited for."""
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        "-y",
-        "--notebook-dir=notebooks",
-        "notebooks/quickstart.ipynb",
-    ]
+    """Its exit status. A Ctrl-C reaches JupyterLab as well, which ends by itself; here it is waited for."""
+    command = [sys.executable, "-m", "jupyterlab", "-y", f"--notebook-dir={ROOT / 'notebooks'}"]
+    command += ["--LabApp.default_url=/lab/tree/quickstart.ipynb", "--log-level=WARN"]
     if os.getuid() == 0:
         command.append("--allow-root")
     if sys.platform == "linux" and not (environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY")):
         command.append("--no-browser")
     with subprocess.Popen(command, cwd=ROOT, env=environment) as lab:
-        while lab.returncode is None:
-            with contextlib.suppress(KeyboardInterrupt):
-                lab.wait()
+        try:
+            while lab.returncode is None:
+                with contextlib.suppress(KeyboardInterrupt):
+                    lab.wait()
+        finally:
+            lab.terminate()
     return lab.returncode
 
 
