@@ -1,7 +1,7 @@
 """A notebook's WebSocket, after its handshake: one `asyncio.Protocol` around websockets' Sans-I/O protocol.
 
 Every call of a kernel goes through here, so a message costs no task, no future and no lock: bytes in, struct
-out, and back. Why it is not Tornado's `WebSocketHandler`: docs/adr/0003-websocket-without-tasks.md.
+out, and back. Why it is not Tornado's `WebSocketHandler`: docs/adr/0010-websocket-without-tasks.md.
 
 A connection that is closed for a fault gets a `Refused` first, with a `Problem` that says it all; the close
 frame has a short form of it. The close codes, so that a client knows whether to come back:
@@ -13,7 +13,8 @@ code  when                                                                   com
 1002  protocol broken: another version, `Hello` missing or repeated          no
 1003  a text frame                                                           no
 1007  a frame that is no message of ours; the reason names the field         no
-1008  nothing said for `HELLO_SECONDS`, or replaced by a newer connection    yes
+1008  nothing said for `HELLO_SECONDS`                                       yes
+1008  the client has a newer connection                                      no
 1009  a frame over `MAX_FRAME`                                               no
 1011  a fault of the gateway, which is in its log                            yes
 1013  more than `BACKLOG_LIMIT` bytes wait for a client that does not read   yes
