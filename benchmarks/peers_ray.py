@@ -15,7 +15,7 @@ from benchmarks.processes import ended_with_us
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-os.environ["RAY_raylet_start_wait_time_s"] = "180"
+os.environ["RAY_raylet_start_wait_time_s"] = "180"  # noqa: SIM112  (so Ray spells it)
 
 
 class RayPeer:
