@@ -61,6 +61,13 @@ class RunningGateway:
         self.kill()
         self.start()
 
+    def restart_politely(self) -> None:
+        """As an upgrade does: SIGTERM, and a new one."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        assert 0 == self.process.wait(PATIENCE)
+        self.start()
+
     def get(self, path: str) -> Any:
         """The JSON that it answers with to its user."""
         answer = urllib3.request("GET", self.url + path, headers={"Authorization": f"Bearer {self.token}"})

@@ -28,8 +28,10 @@ def test_a_stream_survives_a_kill_of_the_gateway(gateway: RunningGateway) -> Non
     with app.run():
         for number, _ in numbers.remote_gen(ITEMS):
             seen.append(number)
-            if number in (1_000, 6_000):
+            if number in (1_000, 4_000):
                 gateway.restart()
+            if number == 7_000:
+                gateway.restart_politely()
     assert list(range(ITEMS)) == seen
 
 
