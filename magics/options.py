@@ -40,7 +40,7 @@ class CellOptions:
     cpu: float | None = None
     """Cores."""
     memory: int | None = None
-    """MiB."""
+    """MiB, reserved and at most."""
     timeout: float | None = None
     """Seconds for this cell."""
     idle: float | None = None
@@ -115,7 +115,7 @@ def _environment(text: str) -> tuple[str, str]:
 
 OPTIONS = (
     Option("--cpu", "CORES", "cores to reserve, such as 8 or 0.5", _cores),
-    Option("--memory", "SIZE", "memory to reserve: 32 or 32G are GiB, 512M are MiB", mebibytes),
+    Option("--memory", "SIZE", "memory that it has, and no more: 32 or 32G are GiB, 512M are MiB", mebibytes),
     Option("--timeout", "TIME", "ends the cell after this long: 90s, 5m, 2h (default 24h)", seconds),
     Option("--idle", "TIME", "keeps the session this long when nothing runs (default 10m)", seconds),
     Option(

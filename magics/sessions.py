@@ -119,7 +119,7 @@ class NotebookSessions:
         if options.cpu is not None:
             given["cpu"] = options.cpu
         if options.memory is not None:
-            given["memory"] = options.memory
+            given["memory"] = (options.memory, options.memory)
         if options.idle is not None:
             given["idle_timeout"] = options.idle
         if options.image:

@@ -320,6 +320,27 @@ def test_a_process_that_ends_itself_is_told(notebook: Notebook) -> None:
     notebook.ok("%gpu stop doomed")
 
 
+def test_running_out_of_memory_names_the_limit_and_the_peak(notebook: Notebook) -> None:
+    cell = notebook.run("""
+        %%gpu cpu --name small --memory 256M
+        hoard = [bytes(b"x" * 10_000_000) for _ in range(100)]
+        """)
+    assert cell.error.startswith("ResourceExhaustedError: Session small ran out of memory")
+    assert "256 MiB" in cell.error
+    assert "--memory 1" in cell.error
+    notebook.ok("%gpu stop small")
+
+
+def test_a_process_that_dies_by_a_signal_is_told(notebook: Notebook) -> None:
+    cell = notebook.run("""
+        %%gpu cpu --name doomed
+        import os, signal
+        os.kill(os.getpid(), signal.SIGSEGV)
+        """)
+    assert "SIGSEGV" in cell.error
+    notebook.ok("%gpu stop doomed")
+
+
 def test_a_session_that_was_lost_gets_its_names_again(notebook: Notebook) -> None:
     notebook.ok("given = 21")
     notebook.ok("%%gpu cpu --name lost\ngiven")
