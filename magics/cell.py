@@ -62,6 +62,7 @@ def run_cell(shell: Any, sessions: NotebookSessions, line: str, body: str) -> Ba
         raise
     if options.detach:
         known.detached.append(run.call_id)
+        sessions.keep(known)
         status.leave("detached", f"%gpu attach {run.call_id} streams it back here")
         return None
     return follow(shell, sessions, known, run, status, deleted=names.deleted)
@@ -74,9 +75,8 @@ def _warnings_of_the_cell(source: CellSource) -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     for warning in caught:
-        warnings.warn_explicit(
-            warning.message, warning.category, filename=source.filename, lineno=source.first_line - 1
-        )
+        place = f"Cell {source.label}"
+        warnings.warn_explicit(warning.message, warning.category, place, source.first_line - 1)
 
 
 def _to_bring_back(names: CellNames, namespace: dict[str, Any]) -> list[str]:

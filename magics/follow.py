@@ -60,9 +60,10 @@ def follow(
         raise
     finally:
         output.flush()
-    container = known.session.container
-    if container is not None:
-        known.container_id = container.container_id
+        container = known.session.container
+        if container is not None:
+            known.container_id = container.container_id
+            sessions.keep(known)
     interrupted = interrupts.happened and run.end is not None and run.end.state == "cancelled"
     if run.end is not None:
         status.end(

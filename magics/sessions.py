@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from skylift.exceptions import InvalidError
+from skylift.gpu import parse_gpus
 from skylift.image import Image
 from skylift.magics.gateway import end_session, is_running
 from skylift.magics.options import CellOptions, nearest
@@ -43,22 +44,24 @@ class NotebookSessions:
 
     def for_cell(self, options: CellOptions, namespace: Mapping[str, Any]) -> NotebookSession:
         """The session that a cell with these options runs in: the named one, or the one on these GPUs, or the
-        latest where the cell names neither; a new one where there is none.
+        latest where the cell names neither; a new one where there is none, to be kept once it has a container.
 
         Raises `InvalidError` where that session was made of something else.
         """
         name = options.name or options.gpu_text or self._latest
         known = self._by_name.get(name)
         if known is None:
-            known = self._new(name, options, namespace)
-            self._by_name[name] = known
-            if not self._ends_in:
-                self._ends_in = os.getpid()
-                atexit.register(self.end)
-        else:
-            _check_same(known, options)
-        self._latest = name
+            return self._new(name, options, namespace)
+        _check_same(known, options)
         return known
+
+    def keep(self, known: NotebookSession) -> None:
+        """A cell has run in this session: later cells find it, and it is the latest."""
+        self._by_name[known.name] = known
+        self._latest = known.name
+        if not self._ends_in:
+            self._ends_in = os.getpid()
+            atexit.register(self.end)
 
     def find(self, name: str) -> NotebookSession:
         """The session of this name, or the latest for "".
@@ -80,13 +83,15 @@ class NotebookSessions:
         return ""
 
     def of_call(self, call: Mapping[str, Any]) -> NotebookSession:
-        """The session that a call (a row of ``/v1/calls``) belongs to: one of this notebook, or else a
-        stand-in through which the call can be followed."""
+        """The session that a call (a row of ``/v1/calls``) belongs to: one of this notebook, or one that an
+        earlier kernel left behind, which is taken up."""
         for known in self:
             if known.session.session_id == call["session"]:
                 return known
-        session = Session(name=call["function"], gpu=call["gpu"] or None)
-        return NotebookSession(call["function"], session, CellOptions(), call["container_id"])
+        gpu = call["gpu"] or None
+        session = Session(name=call["function"], gpu=gpu, session_id=call["session"])
+        options = CellOptions(gpus=parse_gpus(gpu), name=call["function"])
+        return NotebookSession(call["function"], session, options, call["container_id"])
 
     def forget(self, session: NotebookSession) -> None:
         """A cell that asks for it gets a new one."""

@@ -48,7 +48,8 @@ class Session:
 
     `gpu`: as in ``@app.function``; None for no GPU. `cpu`: cores. `memory`: MiB. `timeout`: seconds for one
     cell. `idle_timeout`: seconds that the container is kept when nothing runs. `image`: None is
-    `Image.from_environment()`. Raises `InvalidError` for anything unknown, naming it.
+    `Image.from_environment()`. `session_id`: takes up a session that another client started, instead of a
+    new one. Raises `InvalidError` for anything unknown, naming it.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Session:
         env: Mapping[str, str] | None = None,
         block_network: bool = False,
         app: str = "notebook",
+        session_id: str = "",
     ) -> None:
         given = {
             "gpu": gpu,
@@ -79,10 +81,12 @@ class Session:
         self._options = replace(check_options(given), max_containers=1)
         self._app = app
         self.name = name
-        self._begin()
+        self._begin(session_id)
+        if session_id:
+            self._defined()
 
-    def _begin(self) -> None:
-        self.session_id = new_id("se")
+    def _begin(self, session_id: str = "") -> None:
+        self.session_id = session_id or new_id("se")
         self._define: Define | None = None
         self._container: ContainerInfo | None = None
         self._references = References(self)

@@ -15,7 +15,10 @@ def sessions() -> NotebookSessions:
 
 
 def for_line(sessions: NotebookSessions, line: str, **namespace: Any) -> NotebookSession:
-    return sessions.for_cell(parse_line(line), namespace)
+    """The session of a cell that ran."""
+    known = sessions.for_cell(parse_line(line), namespace)
+    sessions.keep(known)
+    return known
 
 
 def refusal(sessions: NotebookSessions, line: str, **namespace: Any) -> str:
@@ -58,6 +61,13 @@ def test_a_session_keeps_what_it_was_started_with(sessions: NotebookSessions) ->
         sessions, "--name train --cpu 2"
     )
     assert "train" == for_line(sessions, "--name train --memory 8 --timeout 5m").name
+
+
+def test_a_cell_that_did_not_run_leaves_nothing_behind(sessions: NotebookSessions) -> None:
+    for_line(sessions, "cpu")
+    sessions.for_cell(parse_line("B200 --name train"), {})
+    assert "cpu" == for_line(sessions, "").name
+    assert "train" == for_line(sessions, "L4 --name train").name
 
 
 def test_a_session_that_was_forgotten_can_be_made_anew(sessions: NotebookSessions) -> None:

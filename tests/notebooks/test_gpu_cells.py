@@ -306,7 +306,6 @@ def test_a_gpu_that_this_machine_lacks_is_refused_with_what_there_is(notebook: N
     cell = notebook.run("%%gpu B200\nx = 1")
     assert "B200" in cell.error
     assert "H100" in cell.error
-    notebook.ok("%gpu stop B200")
 
 
 def test_a_process_that_ends_itself_is_told(notebook: Notebook) -> None:
@@ -424,7 +423,7 @@ def test_interrupting_while_it_waits_takes_it_out_of_the_queue(notebook: Noteboo
     assert "" == cell.text()
     reason = next(status for status in cell.statuses if "queued" in status)
     assert "1 of 1 in use" in reason
-    notebook.ok("%gpu stop second")
+    assert "%gpu stop H100 frees it" in reason
 
 
 # --- references ----------------------------------------------------------------------------------
@@ -543,6 +542,31 @@ def test_a_restarted_kernel_finds_the_gpu_free(
         restarted.restart()
         restarted.ok("%load_ext skylift")
         assert ["1"] == restarted.ok("%%gpu H100\n1").values
+    finally:
+        restarted.run("%gpu stop")
+        restarted.close()
+
+
+def test_a_detached_cell_outlives_its_kernel(
+    environment: dict[str, str], tmp_path: Path, notebook: Notebook
+) -> None:
+    restarted = Notebook(environment, tmp_path)
+    try:
+        restarted.ok("%load_ext skylift")
+        cell = restarted.ok("""
+            %%gpu cpu --detach
+            import time
+            print('begun')
+            time.sleep(5)
+            large = bytes(3_000_000)
+            small = 5
+            """)
+        call_id = last_status(cell).split("%gpu attach ")[1].split()[0]
+        restarted.restart()
+        restarted.ok("%load_ext skylift")
+        assert "begun\n" == restarted.ok(f"%gpu attach {call_id}").text()
+        assert ["(5, 3000000)"] == restarted.ok("small, len(large.get())").values
+        assert ["3000005"] == restarted.ok("%%gpu\nlen(large) + small").values
     finally:
         restarted.run("%gpu stop")
         restarted.close()
