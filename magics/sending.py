@@ -136,6 +136,9 @@ def _code_objects(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def _cannot_travel(name: str, value: Any, reader: Reader, error: BaseException) -> SerializationError:
+    if isinstance(error, SerializationError):
+        # A handle inside the value, which says itself what to do.
+        return SerializationError(f"{name!r} cannot travel to the session: {error} ({reader} reads it)")
     return SerializationError(
         f"{name!r} cannot travel to the session: {explain(value, error)}. {reader} reads it: make it inside "
         "a %%gpu cell, where it can stay, or pass what is needed to make it"

@@ -44,7 +44,7 @@ class NotebookSessions:
 
     def for_cell(self, options: CellOptions, namespace: Mapping[str, Any]) -> NotebookSession:
         """The session that a cell with these options runs in: the named one, or the one on these GPUs, or the
-        latest where the cell names neither; a new one where there is none, to be kept once it has a container.
+        latest where the cell names neither; a new one where there is none, to be kept once it runs.
 
         Raises `InvalidError` where that session was made of something else.
         """

@@ -11,7 +11,7 @@ import pytest
 
 from skylift.exceptions import SerializationError
 from skylift.magics.sending import captured_values, pickle_for_session
-from skylift.session import Pickled, RemoteRef
+from skylift.session import Pickled, RemoteRef, Session
 
 SESSION = """
 import base64, json, pickle, sys
@@ -99,6 +99,14 @@ def test_equal_values_have_equal_pickles() -> None:
 def test_references_go_as_themselves() -> None:
     ref = RemoteRef.__new__(RemoteRef)
     assert {"ref": ref} == sent({"ref": ref}, "ref")
+
+
+def test_a_reference_inside_another_value_says_what_to_do() -> None:
+    described = {"id": "rf-1", "type": "Tensor", "module": "torch"}
+    ref = RemoteRef(Session(name="train", gpu="H100"), described)
+    text = refusal({"pair": [1, ref]}, "pair")
+    assert "'pair' cannot travel to the session: this torch.Tensor lives in session train" in text
+    assert ".get()" in text
 
 
 def test_ipythons_own_names_stay_here_unless_they_were_rebound() -> None:
