@@ -174,11 +174,20 @@ class ClientCalls:
     def _accept(self, client: Client, call: Call) -> None:
         self.log.function(call.function)
         if call.inputs is not None:
-            # A map outlives a restart of the gateway by its row: its inputs come again from the client.
-            self.log.changed(call)
-            self.log.after_commit(lambda: self._say_accepted(client, call.call_id))
+            # A map outlives a restart of the gateway by its row (its inputs come again from the client): so
+            # nothing of it runs before that is in the log. Where the log cannot be written, it runs all the
+            # same.
+            self.log.database.attempt().add_done_callback(lambda _: self._map_is_logged(client, call))
         elif call.detached:
             self._say_accepted(client, call.call_id)
+
+    def _map_is_logged(self, client: Client, call: Call) -> None:
+        self._say_accepted(client, call.call_id)
+        if call.held and not self.registry.recovering and not call.over:
+            call.held = False
+            assert call.inputs is not None
+            call.pool.add_units(call, call.inputs.waiting - call.units, monotonic())
+            self.dispatcher.work_came(call.pool)
 
     def _say_accepted(self, client: Client, call_id: str) -> None:
         if client.port is not None:
@@ -186,7 +195,7 @@ class ClientCalls:
 
     def _queue(self, call: Call, resubmitted: bool, now: float) -> None:
         self.status.submitted(call, now)
-        if resubmitted and self.registry.recovering:
+        if call.inputs is not None or (resubmitted and self.registry.recovering):
             call.held = True
         elif call.units:
             call.pool.push(call)
@@ -297,6 +306,8 @@ class ClientCalls:
         call = self._own_call(client, message.call_id, message)
         if call is None or call.over or call.cancelled is not None:
             return
+        if call.unclaimed:
+            self.recovery.become_map(call)
         inputs = call.inputs
         if inputs is None:
             text = f"{message.call_id} is no map: it takes no inputs."

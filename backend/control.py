@@ -144,6 +144,7 @@ class ControlPlane:
             self.gateway_id,
         )
         self._reports = Reports(registry, self._reader, self.engines)
+        self._host_calls.become_map = self._recovery.become_map
         self._recovery.deliver = self._client_calls.message
         self._recovery.not_found = self._client_calls.not_found
         self._recovery.client_gone = self._client_gone

@@ -193,14 +193,18 @@ class Database:
         self._pending.committed.append(callback)
         self.touch()
 
-    async def flush(self) -> None:
-        """Return when what has been written up to now is committed, or could not be for now."""
-        if self._thread is None:
-            return
+    def attempt(self) -> asyncio.Future[None]:
+        """Start a transaction at once. The future is done when what has been written up to now is
+        committed, or could not be for now."""
         tried: asyncio.Future[None] = self._loop.create_future()
         self._pending.tried.append(tried)
         self._hurry()
-        await tried
+        return tried
+
+    async def flush(self) -> None:
+        """Wait for an `attempt`; do nothing when it is not open."""
+        if self._thread is not None:
+            await self.attempt()
 
     @property
     def backlog(self) -> int:

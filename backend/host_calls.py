@@ -25,6 +25,8 @@ from skylift.wire import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from skylift.backend.call_log import CallLog
     from skylift.backend.dispatch import Dispatcher
     from skylift.backend.endings import Endings
@@ -65,6 +67,7 @@ class HostCalls:
         self.status = status
         self.dispatcher = dispatcher
         self.endings = endings
+        self.become_map: Callable[[Call], None]
 
     def message(self, host: Host, message: HostMessage, frame: bytes) -> None:
         """Take in a message; `frame` is its bytes, or empty."""
@@ -154,9 +157,10 @@ class HostCalls:
     # --- maps ----------------------------------------------------------------------------------------
 
     def _inputs_done(self, call: Call, indexes: tuple[int, ...]) -> None:
+        if call.inputs is None:
+            self.become_map(call)
         inputs = call.inputs
-        if inputs is None:
-            return
+        assert inputs is not None
         now = monotonic()
         affected = inputs.finish(indexes, now)
         call.batch = inputs.batch
@@ -221,6 +225,7 @@ class HostCalls:
         call.held = False
         call.pool.add_units(call, inputs.waiting - call.units, monotonic())
         self.endings.inputs_came_back(call, lost)
+        self._free_if_empty(call)
         self.dispatcher.work_came(call.pool)
 
     # --- containers ----------------------------------------------------------------------------------

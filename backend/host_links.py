@@ -245,6 +245,8 @@ class HostLinks:
             for index in report.inputs:
                 if index not in inputs.out and index not in inputs.done:
                     inputs.adopt(container.container_id, index, monotonic())
+            if not report.inputs and container.container_id not in inputs.shares:
+                return
         if container.call is None:
             container.call = call
             container.notebook = call.notebook
@@ -269,44 +271,52 @@ class HostLinks:
         """What we thought that the host has, and it does not."""
         for container in list(host.members.values()):
             if container.container_id not in containers:
-                self._lost_container(container, reports)
+                self._lost_container(container)
         for call in list(self.registry.calls.values()):
             if call.host_id != host.host_id or call.call_id in reports or call.over:
                 continue
-            if call.held and call.unreported is None:
-                # It is from before this gateway: see `Recovery.hosts_reported`.
-                continue
-            at = call.container
-            if call.inputs is not None:
-                for container in call.containers():
-                    container.call = None
-                    container.busy_since = 0.0
-                    call.inputs.leave(container.container_id)
-                call.unreported = set(call.inputs.out)
-                call.expected_seq = 0
-                self.host_calls.settle_unreported(call)
-            elif at is not None and at.call is call:
-                # Its container is there and does not have it: it got lost on its way there.
-                at.call = None
-                at.busy_since = 0.0
-                self.endings.requeue(call)
+            # One that is held without that is from before this gateway: see `Recovery.hosts_reported`.
+            if call.state == "running" and (call.unreported is not None or not call.held):
+                self._lost_call(host, call)
 
-    def _lost_container(self, container: Container, reports: dict[str, CallReport]) -> None:
-        call = container.call
-        container.call = None
-        if container.phase != "stopping":
-            container.pool.set_phase(container, "stopping", monotonic())
-        self.host_calls.gone(container, "it ended while its host had no link, or with its host", None)
-        if call is None or call.over or call.call_id in reports:
+    def _lost_call(self, host: Host, call: Call) -> None:
+        """A call that the host should have, and does not. Where its container is alive it never arrived
+        there; else it may have begun."""
+        at, inputs = call.container, call.inputs
+        if inputs is None and at is not None and at.call is call:
+            at.call = None
+            at.busy_since = 0.0
+            self.endings.requeue(call)
             return
+        alive = call.containers()
+        if inputs is not None and not any(
+            share.indexes for key, share in inputs.shares.items() if key not in call.pool.containers
+        ):
+            for container in alive:
+                container.call = None
+                container.busy_since = 0.0
+                inputs.leave(container.container_id)
+            call.unreported = set(inputs.out)
+            call.expected_seq = 0
+            self.host_calls.settle_unreported(call)
+            return
+        for container in alive:
+            container.call = None
+            container.busy_since = 0.0
         self.endings.fail(
             call,
             Problem(
                 error="InternalFailure",
-                message=f"The host process on {container.host.name} was restarted while it ran "
+                message=f"The host process on {host.name} was restarted while it ran "
                 f"{call.function.spec.name}, and its container is gone. Run it again.",
             ),
         )
+
+    def _lost_container(self, container: Container) -> None:
+        container.call = None
+        if container.phase != "stopping":
+            container.pool.set_phase(container, "stopping", monotonic())
+        self.host_calls.gone(container, "it ended while its host had no link, or with its host", None)
 
     def _container_back(self, container: Container) -> None:
         now = monotonic()

@@ -160,10 +160,11 @@ class MapInputs:
                 self._learn((now - share.since) / taken)
                 share.since = now
         for index in fresh:
-            self.out.pop(index, None)
-            # It may have come back, or have come again, and have had its result on the way.
-            if self._returned.pop(index, None) is None:
+            if self.out.pop(index, None) is None:
+                # It came back or came again while its result was on the way, or it was never here.
+                self._returned.pop(index, None)
                 self._waiting.pop(index, None)
+                self.received = max(self.received, index + 1)
         return affected
 
     def adopt(self, container_id: str, index: int, now: float) -> None:

@@ -114,7 +114,7 @@ class Container(ContainerState):
 class Pool(PoolState):
     """The work and the containers of one function (or of functions with equal specs), or of one session."""
 
-    __slots__ = ("failures", "problem", "reason", "spec", "user")
+    __slots__ = ("calls", "failures", "problem", "reason", "spec", "user")
 
     def __init__(self, key: str, spec: FunctionSpec, user: str) -> None:
         label = f"session {spec.session_name or spec.session}" if spec.session else f"{spec.app}.{spec.name}"
@@ -130,6 +130,8 @@ class Pool(PoolState):
         )
         self.spec = spec
         self.user = user
+        self.calls = 0
+        """That are not over."""
         self.reason = ""
         """Why its work waits."""
         self.failures = 0

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from skylift.backend.call_log import CallLog
+    from skylift.backend.control import ClientPort
     from skylift.backend.dispatch import Dispatcher
     from skylift.backend.endings import Endings
     from skylift.backend.pools import Container
@@ -55,9 +56,11 @@ class Recovery:
         self.deliver: Callable[[Client, ClientMessage], None]
         self.not_found: Callable[[Client, ClientMessage], None]
         self.client_gone: Callable[[Client], None]
-        self.pending: dict[str, list[tuple[Client, ClientMessage]]] = {}
-        """Messages about calls that are being looked up in the log."""
+        self.pending: dict[str, list[tuple[Client, ClientPort | None, ClientMessage]]] = {}
+        """Messages about calls that are being looked up in the log, and the connections that they came on."""
         self._absent: set[str] = set()
+        self._spoken = asyncio.Event()
+        """The hosts have said what they have, or have had the time to."""
         self._missing: dict[str, Call] = {}
         """Calls from the log that no host has spoken of yet."""
         self._timer: asyncio.TimerHandle | None = None
@@ -168,6 +171,7 @@ class Recovery:
         if not self.registry.recovering:
             return
         self.registry.recovering = False
+        self._spoken.set()
         if self._timer is not None:
             self._timer.cancel()
         missing, self._missing = self._missing, {}
@@ -250,12 +254,25 @@ class Recovery:
         call.detached = submit.detached
         call.summary = submit.summary
         call.cell = submit.cell
-        if submit.kind == "map" and call.inputs is None:
-            call.inputs = MapInputs()
-        self.registry.queued_bytes += len(submit.args.data) - len(call.args.data)
-        call.args = submit.args
+        if submit.kind == "map":
+            self.become_map(call)
+        if not call.over:
+            self.registry.queued_bytes += len(submit.args.data) - len(call.args.data)
+            call.args = submit.args
         self.log.function(function)
         self.adopt(call, client)
+
+    def become_map(self, call: Call) -> None:
+        """An unclaimed call turns out to be a map: its host had no input of it when it spoke of it."""
+        if call.inputs is not None:
+            return
+        call.inputs = MapInputs()
+        call.kind = "map"
+        container, call.container = call.container, None
+        if container is not None and container.call is call:
+            self.dispatcher.release(container)
+            if container.phase == "busy":
+                self.dispatcher.container_idle(container, monotonic())
 
     def adopt(self, call: Call, client: Client) -> None:
         """A client asks for a call: it is its, where it was nobody's."""
@@ -277,7 +294,7 @@ class Recovery:
         messages = self.pending.get(getattr(message, "call_id", ""))
         if messages is None:
             return False
-        messages.append((client, message))
+        messages.append((client, client.port, message))
         return True
 
     def absent(self, client: Client, submit: Submit) -> bool:
@@ -291,7 +308,7 @@ class Recovery:
 
     def look_up(self, client: Client, call_id: str, message: ClientMessage) -> None:
         """Look for a call in the log, and deliver `message` again then."""
-        self.pending[call_id] = [(client, message)]
+        self.pending[call_id] = [(client, client.port, message)]
         task = self.registry.loop.create_task(self._look_up(call_id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -304,12 +321,16 @@ class Recovery:
                 if row is not None and self.registry.find(call_id) is None:
                     stored = await self.reader.function(row["function_id"])
                     self.registry.keep_recent(self._call_of(row, stored))
+            if self.registry.find(call_id) is None and not isinstance(self.pending[call_id][0][2], Submit):
+                # Its row may have been lost, and a host may have it all the same.
+                await self._spoken.wait()
         except DatabaseError as error:
             problem = Problem(error="InternalFailure", message=str(error))
         messages = self.pending.pop(call_id)
         found = self.registry.find(call_id) is not None
-        for client, message in messages:
-            if client.port is None:
+        for client, port, message in messages:
+            if client.port is None or client.port is not port:
+                # It was said on a connection that is gone; what still matters was said again on the next one.
                 continue
             if problem is not None:
                 client.port.send(Refused(call_id=call_id, problem=problem))

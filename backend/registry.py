@@ -92,25 +92,26 @@ class Registry:
         return pool
 
     def drop_pool_if_unused(self, pool: Pool) -> None:
-        """Forget a pool without containers and work."""
-        if not pool.containers and not pool.queue and self.pools.get(pool.pool_id) is pool:
+        """Forget a pool without containers and calls."""
+        if not pool.containers and not pool.calls and self.pools.get(pool.pool_id) is pool:
             del self.pools[pool.pool_id]
 
     def add(self, call: Call) -> None:
         """Take in a call."""
         self.calls[call.call_id] = call
+        call.pool.calls += 1
         self.queued_bytes += len(call.args.data)
 
     def over(self, call: Call) -> None:
         """Let go of a call that is over, but for a while."""
-        if self.calls.pop(call.call_id, None) is not None:
-            self.queued_bytes -= len(call.args.data)
+        self.forget(call)
         call.args = EMPTY
         self.keep_recent(call)
 
     def forget(self, call: Call) -> None:
-        """Drop a call that was never accepted."""
+        """Count a call as not being there."""
         if self.calls.pop(call.call_id, None) is not None:
+            call.pool.calls -= 1
             self.queued_bytes -= len(call.args.data)
 
     def keep_recent(self, call: Call) -> None:

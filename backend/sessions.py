@@ -39,7 +39,7 @@ class Sessions:
         if pool is None:
             pool = self.registry.pool_for(spec, user)
         elif pool.spec is not spec and pool.spec != spec:
-            if not pool.containers and not pool.queue:
+            if not pool.containers and not pool.calls:
                 del self.registry.pools[pool.pool_id]
                 pool = self.registry.pool_for(spec, user)
             elif (difference := _difference(pool.spec, spec)) is not None:

@@ -513,3 +513,21 @@ async def test_a_map_fails_when_its_host_was_restarted_while_it_ran(plane: Plane
     host.connect(keep=False)
     end = await client.ended(call_id)
     assert "The host process on lab was restarted while it ran f" in end.summary
+
+
+async def test_a_client_that_is_back_before_the_host_finds_a_call_that_only_the_host_knows(
+    plane: Plane,
+) -> None:
+    host, client = plane.host(), plane.client()
+    call_id = client.submit(client.define())
+    run = await host.run(call_id)
+    frame = host.emit(call_id, text_event("a"))
+    client = await restarted(plane, host, client)
+    client.say(Attach(call_id=call_id, seq=1, total=frame.cost))
+    await plane.settle()
+    assert [] == client.all(Refused)
+    host.connect(calls=(report(call_id, run.container_id, next_seq=1),))
+    host.say(frame)
+    host.finish(call_id)
+    await client.ended(call_id)
+    assert [result_event()] == client.events(call_id)
