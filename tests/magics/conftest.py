@@ -15,7 +15,7 @@ def shell() -> Iterator[Any]:
     main, hook = sys.modules["__main__"], sys.displayhook
     InteractiveShell.clear_instance()
     shell = InteractiveShell.instance()
-    shell.colors = "nocolor"
+    shell.run_line_magic("colors", "nocolor")
     yield shell
     shell.history_manager.end_session()
     InteractiveShell.clear_instance()

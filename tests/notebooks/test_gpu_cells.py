@@ -531,6 +531,22 @@ def test_a_detached_cell_runs_on_and_can_be_attached(notebook: Notebook) -> None
     assert ["'end'"] == notebook.ok("reached").values
 
 
+def test_attaching_from_now_leaves_out_what_was_before(notebook: Notebook) -> None:
+    cell = notebook.ok("""
+        %%gpu cpu --detach
+        import time
+        for i in range(100):
+            print('step', i)
+            time.sleep(0.02)
+        """)
+    call_id = last_status(cell).split("%gpu attach ")[1].split()[0]
+    late = notebook.ok(f"import time\ntime.sleep(0.5)\n%gpu attach {call_id} --from now").text()
+    assert "step 0\n" not in late
+    assert late.endswith("step 99\n")
+    whole = notebook.ok(f"%gpu attach {call_id}").text()
+    assert [f"step {i}" for i in range(100)] == whole.splitlines()
+
+
 def test_a_restarted_kernel_finds_the_gpu_free(
     environment: dict[str, str], tmp_path: Path, notebook: Notebook
 ) -> None:
