@@ -25,6 +25,7 @@ from skylift.runtime.deaths import (
     startup_timed_out,
     stopped,
 )
+from skylift.runtime.gateway_proxy import GatewayProxy
 from skylift.runtime.gpus import Gpu, GpuInventory
 from skylift.runtime.isolation import (
     Bind,
@@ -44,6 +45,9 @@ from skylift.wire import ContainerInfo, ContainerState, Problem, StartContainer
 LIBRARY = "/opt/skylift/lib"
 RUNNER = f"{LIBRARY}/skylift_runner"
 SOCKET_FOLDER = "/run/skylift"
+GATEWAY_SOCKET = "gateway.sock"
+SPEC_FILE = "spec.json"
+"""Beside the sockets: what the container is made of, for code in it that asks for others like it."""
 _ELSEWHERE = "socket"
 """In a container's folder: the way to that of its socket, where it is not in there."""
 _SHORT_PREFIX = "skylift-"
@@ -63,6 +67,8 @@ class ContainerServices(msgspec.Struct, frozen=True):
     host_id: str
     folder: Path
     """The folder of containers' folders."""
+    gateway: Path
+    """The file that says where the gateway is (``gateway.json``)."""
     isolation: Isolation
     gpus: GpuInventory
     work: WorkServices
@@ -93,6 +99,8 @@ class Container:
         self._path_seconds = 0.0
         self._folder = services.folder / command.container_id
         self._link = RunnerLink(self._socket_folder(), self._folder, self)
+        self._token = command.token
+        self._proxy = GatewayProxy(self._link.folder, GATEWAY_SOCKET, services.gateway)
         self.work = ContainerWork(
             self.container_id, self.spec, self._link, services.work, self.kill, self._work_ended
         )
@@ -203,6 +211,11 @@ class Container:
         if not self._link.folder.is_relative_to(self._folder):
             (self._folder / _ELSEWHERE).symlink_to(self._link.folder)
         await self._link.listen()
+        if self._token:
+            spec = self._link.folder / SPEC_FILE
+            spec.write_bytes(msgspec.json.encode(self.spec))
+            spec.chmod(0o644)
+            await self._proxy.listen()
         self._process = await self._services.isolation.create(self._plan())
         self._output = self.work.output = ContainerOutput(self._process.output, self.work.pipe_output)
         if self._death is not None:
@@ -224,6 +237,7 @@ class Container:
     async def _remove(self) -> None:
         self._cancel_timers()
         self._link.close()
+        self._proxy.close()
         if self._output is not None:
             self._output.close()
         try:
@@ -241,7 +255,7 @@ class Container:
             folder=self._folder,
             image=spec.image,
             command=[spec.image.python, RUNNER],
-            env={**spec.env, "SKYLIFT_SOCKET": f"{SOCKET_FOLDER}/{SOCKET_NAME}"},
+            env={**spec.env, "SKYLIFT_SOCKET": f"{SOCKET_FOLDER}/{SOCKET_NAME}", **self._way_to_gateway()},
             cpu=spec.cpu,
             cpu_limit=spec.cpu_limit,
             memory_limit=spec.memory_limit,
@@ -250,9 +264,19 @@ class Container:
             binds=(*library_binds(), Bind(self._link.folder, SOCKET_FOLDER)),
         )
 
+    def _way_to_gateway(self) -> dict[str, str]:
+        """For the SDK in the container. This is for one container alone: it must be in no snapshot."""
+        if not self._token:
+            return {}
+        # What runs outside of a container sees the socket where it is here.
+        plain = self._services.isolation.name == "process"
+        folder = self._link.folder if plain else SOCKET_FOLDER
+        return {"SKYLIFT_GATEWAY_URL": f"unix://{folder}/{GATEWAY_SOCKET}", "SKYLIFT_TOKEN": self._token}
+
     def _socket_folder(self) -> Path:
         folder = self._folder / "run"
-        if self._services.isolation.name == "process" and not fits_address(folder / SOCKET_NAME):
+        longest = max(SOCKET_NAME, GATEWAY_SOCKET, key=len)
+        if self._services.isolation.name == "process" and not fits_address(folder / longest):
             # What runs outside of a container has to connect to the path as it is here.
             return Path(tempfile.mkdtemp(prefix=_SHORT_PREFIX))
         return folder

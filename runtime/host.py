@@ -82,6 +82,7 @@ class Host:
         self._services = ContainerServices(
             host_id=host_id,
             folder=home / "host" / "containers",
+            gateway=home / "gateway.json",
             isolation=isolation,
             gpus=gpus,
             work=WorkServices(

@@ -12,6 +12,7 @@ from skylift.client import Client, notebook_name
 from skylift.exceptions import InvalidError
 from skylift.function import Function
 from skylift.image import Image, default_image
+from skylift.inside import container_spec
 from skylift.options import Serializer, check_options, check_timeout_given, refuse_not_built
 from skylift.retries import Retries
 
@@ -66,6 +67,7 @@ class App(metaclass=_AppType):
         self._entrypoints: dict[str, Callable[..., Any]] = {}
         self._runs_now = 0
         self._spawned_ids: list[str] = []
+        self._known_as = ""
 
     @property
     def name(self) -> str | None:
@@ -193,7 +195,7 @@ class App(metaclass=_AppType):
         raise AttributeError(f"'App' object has no attribute {name!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self._name, self._image)
+        return _restore, (self._name, self._image, self._label)
 
     def __repr__(self) -> str:
         return f"<skylift.App {self._name or '(unnamed)'}: {', '.join(self._functions) or 'no functions'}>"
@@ -203,7 +205,11 @@ class App(metaclass=_AppType):
     @property
     def _label(self) -> str:
         """What people see: the name, or that of the notebook or script."""
-        return self._name or PurePath(notebook_name()).stem or "app"
+        if self._name or self._known_as:
+            return self._name or self._known_as
+        # In a container an app without a name is that of whoever called, which has its name from there.
+        inside = container_spec()
+        return inside.app if inside is not None else PurePath(notebook_name()).stem or "app"
 
     def _default_image(self) -> Image:
         return self._image or default_image()
@@ -281,5 +287,7 @@ def _refuse(name: str) -> NoReturn:
     raise InvalidError(f"App.{name} is not built yet")
 
 
-def _restore(name: str | None, image: Image | None) -> App:
-    return App(name, image=image)
+def _restore(name: str | None, image: Image | None, label: str) -> App:
+    app = App(name, image=image)
+    app._known_as = label
+    return app

@@ -122,7 +122,7 @@ def _refusal(answer: Event, url: str, reason: Exception) -> Exception:
             message or f"the gateway at {url} does not let this client in"
         )
     if status in (502, 503, 504):
-        return ConnectionLost(f"{url} answered {status}")
+        return ConnectionLost(message or f"{url} answered {status}")
     return exceptions.ConnectionError(f"what answers at {url} is no Skylift gateway: {message or reason}")
 
 

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from skylift.environment import Environment
 from skylift.exceptions import InvalidError
+from skylift.inside import container_spec
 from skylift.wire import ImageSpec
 
 _NOT_BUILT = frozenset(
@@ -73,7 +74,12 @@ class Image(metaclass=_ImageType):
         The container sees them read-only, at the same paths (see `skylift.environment` for which folders).
         What is installed or edited later is seen by containers that start later, and running ones of an
         older environment are not used for new calls.
+
+        In a container it is the environment that the container was made from.
         """
+        spec = container_spec()
+        if spec is not None:
+            return cls._from_spec(spec.image)
         image = object.__new__(cls)
         image._environment = Environment()
         image._fixed = None

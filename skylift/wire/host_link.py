@@ -109,6 +109,8 @@ class StartContainer(Message, frozen=True, kw_only=True):
     spec: FunctionSpec
     gpu: GpuRequest | None = None
     """Which of the spec's choices to take."""
+    token: str = ""
+    """With which code in the container may speak to the gateway; "" gives it no way there."""
 
 
 class StopContainer(Message, frozen=True, kw_only=True):
