@@ -58,6 +58,12 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The same for a call whose time is over."""
     simulate_gpus: dict[str, int] = {}
     """``{"H100" = 1}`` offers a GPU that is not there: code runs without it, and can be told so."""
+    criu: str = ""
+    """Path of the CRIU to use; "" looks for one."""
+    snapshot_store: int = 16384
+    """MiB that snapshots of templates may take in the store; the least recently used ones go."""
+    snapshot_cache: int = 8192
+    """MiB of this host's disk for unpacked snapshots, from which containers are restored; likewise."""
 
     def memory_offered(self) -> int:
         """MiB."""
