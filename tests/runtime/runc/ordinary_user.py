@@ -10,6 +10,7 @@ import contextlib
 import os
 import pwd
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -59,10 +60,7 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
         return
     name = f"skylift-t{os.getpid()}"
     subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", name], check=True)
-    mode = TUN.stat().st_mode & 0o777 if TUN.exists() else 0
     try:
-        if TUN.exists():
-            TUN.chmod(0o666)  # as udev has it
         user = pwd.getpwnam(name)
         home = Path(user.pw_dir)
         packages = home / "packages" / "skylift"
@@ -72,6 +70,12 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
             place.mkdir()
         shutil.copytree(HERE, home / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         python = home / "python" / Path(os.path.realpath(sys.executable)).relative_to(sys.base_prefix)
+        if TUN.exists():
+            # As udev has it; elsewhere only root may open it. The machine's own stays as it is.
+            own = home / "tun"
+            os.mknod(own, stat.S_IFCHR, TUN.stat().st_rdev)
+            own.chmod(0o666)
+            places[str(own)] = TUN
         mounts = " && ".join(f"mount --bind {source} {place}" for source, place in places.items())
         script = f'{mounts} && exec setpriv --reuid={user.pw_uid} --regid={user.pw_gid} --init-groups "$@"'
         env = {
@@ -83,8 +87,6 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
         }
         yield OrdinaryUser(name, home, str(python), ["unshare", "--mount", "sh", "-c", script, "sh"], env)
     finally:
-        if TUN.exists():
-            TUN.chmod(mode)
         subprocess.run(["userdel", "--remove", name], capture_output=True, check=False)
 
 
