@@ -58,6 +58,7 @@ class Call(Work):
         "detached",
         "driver",
         "durable",
+        "end_logged",
         "ended",
         "error",
         "expected_seq",
@@ -152,6 +153,8 @@ class Call(Work):
         self.logged_seq = 0
         """Events below this are in the log."""
         self.logged_total = 0
+        self.end_logged = False
+        """How it ended is in the log."""
         self.told = 0
         """The `Window.total` that its host was told last."""
         self.attachments: list[Attachment] = []

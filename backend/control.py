@@ -147,7 +147,6 @@ class ControlPlane:
         self._host_calls.become_map = self._recovery.become_map
         self._recovery.deliver = self._client_calls.message
         self._recovery.not_found = self._client_calls.not_found
-        self._recovery.client_gone = self._client_gone
         self._keeper = Keeper(registry, self._log, self._reader)
 
     async def start(self) -> None:

@@ -130,8 +130,10 @@ class HostCalls:
         self.log.changed(call)
 
     def _late(self, host: Host, message: Events) -> None:
-        """Events of a call that is over here (or unknown): the host need not keep them."""
-        if host.port is not None:
+        """Events of a call that is over here, or unknown: the host need not keep them, unless the log does
+        not have its end yet; then that is said when it has."""
+        call = self.registry.recent.get(message.call_id)
+        if host.port is not None and (call is None or call.end_logged):
             after = message.seq + message.count
             host.port.send(Persisted(call_id=message.call_id, seq=after, end=message.end is not None))
 

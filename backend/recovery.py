@@ -55,7 +55,6 @@ class Recovery:
         self.endings = endings
         self.deliver: Callable[[Client, ClientMessage], None]
         self.not_found: Callable[[Client, ClientMessage], None]
-        self.client_gone: Callable[[Client], None]
         self.pending: dict[str, list[tuple[Client, ClientPort | None, ClientMessage]]] = {}
         """Messages about calls that are being looked up in the log, and the connections that they came on."""
         self._absent: set[str] = set()
@@ -64,6 +63,7 @@ class Recovery:
         self._missing: dict[str, Call] = {}
         """Calls from the log that no host has spoken of yet."""
         self._timer: asyncio.TimerHandle | None = None
+        self._unasked: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- at the start --------------------------------------------------------------------------------
@@ -77,26 +77,34 @@ class Recovery:
             call.taken_up = True
             self.registry.add(call)
             self._missing[call.call_id] = call
-            if not call.log_consumes:
-                self._expect_client(call)
         self._timer = self.registry.loop.call_later(HOSTS_SECONDS, self.hosts_reported)
+        self._await_clients()
 
     def stop(self) -> None:
         """Look nothing up any more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._unasked):
+            if timer is not None:
+                timer.cancel()
         for task in self._tasks:
             task.cancel()
 
-    def _expect_client(self, call: Call) -> None:
-        registry = self.registry
-        client = registry.clients.get(call.client_id)
-        if client is None:
-            client = registry.clients[call.client_id] = Client(call.client_id, call.user, call.notebook)
-        if client.port is None and client.gone is None:
-            client.gone = registry.loop.call_later(
-                registry.settings.gateway.client_grace, self.client_gone, client
-            )
+    def _await_clients(self) -> None:
+        if self._unasked is not None:
+            self._unasked.cancel()
+        grace = self.registry.settings.gateway.client_grace
+        self._unasked = self.registry.loop.call_later(grace, self.cancel_unasked)
+
+    def cancel_unasked(self) -> None:
+        """Cancel calls of an earlier gateway that wait for a client which had the time to ask for them and
+        has not: it is gone, or knows already how they ended (then the log lost that)."""
+        for call in list(self.registry.calls.values()):
+            if not call.taken_up or call.log_consumes or call.attachments:
+                continue
+            client = self.registry.clients.get(call.client_id)
+            if client is not None and client.gone is not None:
+                # It was here and is away again: its own grace runs.
+                continue
+            self.endings.cancel(call, "cancel", "no client asked for it after the gateway was restarted")
 
     async def _restored(self, row: RowMapping) -> Call:
         stored = await self.reader.function(row["function_id"])
@@ -137,6 +145,7 @@ class Recovery:
         )
         call.answered = True
         call.state = row["state"]
+        call.end_logged = call.over
         call.error = row["error"]
         call.queued = row["queued"]
         call.started = row["started"]
@@ -191,6 +200,13 @@ class Recovery:
                 )
             elif call.inputs.finished:
                 self.endings.map_progressed(call)
+            elif call.state == "running":
+                self.endings.fail(
+                    call,
+                    _lost(
+                        call, "the host that ran its inputs was restarted too, and which began is not known"
+                    ),
+                )
             return
         never_arrived = call.container_id in self.registry.containers
         if call.state == "queued" or never_arrived:
@@ -240,9 +256,7 @@ class Recovery:
         call.visible = True
         call.units = 0
         self.registry.add(call)
-        self.registry.loop.call_later(
-            self.registry.settings.gateway.client_grace, self._unclaimed_for_long, call
-        )
+        self._await_clients()
         return call
 
     def claim(self, call: Call, client: Client, submit: Submit, function: Function) -> None:
@@ -282,10 +296,6 @@ class Recovery:
         call.client_id = client.client_id
         call.notebook = client.notebook
         self.log.changed(call)
-
-    def _unclaimed_for_long(self, call: Call) -> None:
-        if call.unclaimed and not call.over:
-            self.endings.cancel(call, "cancel", "no client asked for it after the gateway was restarted")
 
     # --- calls that are only in the log --------------------------------------------------------------------
 

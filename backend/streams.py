@@ -153,6 +153,7 @@ class Streams:
             call = entry.call
             call.logged_seq = max(call.logged_seq, entry.seq)
             call.logged_total = max(call.logged_total, entry.total)
+            call.end_logged = entry.over
             host = self.registry.hosts.get(call.host_id)
             if host is not None and host.port is not None:
                 host.port.send(Persisted(call_id=call.call_id, seq=entry.seq, end=entry.over))

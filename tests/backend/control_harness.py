@@ -145,20 +145,45 @@ class Recorder:
         return found[0]
 
 
+class Connection:
+    """One connection of a client; the `ClientPort`."""
+
+    def __init__(self, client: FakeClient) -> None:
+        self.client_id = client.client_id
+        self.user = client.user
+        self.container_id = client.container_id
+        self.closed = ""
+        self._client = client
+
+    def send(self, message: GatewayMessage) -> None:
+        self._client.send(message)
+
+    def send_encoded(self, frame: bytes) -> None:
+        self._client.send_encoded(frame)
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = f"{code} {reason}"
+
+
 class FakeClient(Recorder):
-    """A kernel's connection."""
+    """A kernel, across its connections."""
 
     def __init__(
-        self, plane: Plane, client_id: str = "", user: str = "local", notebook: str = "nb.ipynb"
+        self,
+        plane: Plane,
+        client_id: str = "",
+        user: str = "local",
+        notebook: str = "nb.ipynb",
+        container_id: str = "",
     ) -> None:
         super().__init__()
         self.plane = plane
         self.client_id = client_id or new_id("cl")
         self.user = user
         self.notebook = notebook
+        self.container_id = container_id
         self.connect()
 
-    # ClientPort
     def send(self, message: GatewayMessage) -> None:
         self.add(message)
 
@@ -167,15 +192,16 @@ class FakeClient(Recorder):
 
     # what a test does
     def connect(self) -> None:
+        self.port = Connection(self)
         self.plane.control.client_connected(
-            self, Hello(protocol=PROTOCOL, client_id=self.client_id, notebook=self.notebook)
+            self.port, Hello(protocol=PROTOCOL, client_id=self.client_id, notebook=self.notebook)
         )
 
     def disconnect(self) -> None:
-        self.plane.control.client_disconnected(self)
+        self.plane.control.client_disconnected(self.port)
 
     def say(self, message: Any) -> None:
-        self.plane.control.client_message(self, message)
+        self.plane.control.client_message(self.port, message)
 
     def define(self, what: FunctionSpec | None = None, code: bytes = b"code") -> str:
         """Define a function; returns its id."""

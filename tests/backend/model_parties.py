@@ -57,6 +57,8 @@ class ModelHost(FakeHost):
     def __init__(self, plane: Plane) -> None:
         super().__init__(plane, gpus={}, cpus=1.0, slow=True)
         self.up = False
+        self.sent: deque[Any] = deque()
+        """What is on its way to the gateway."""
         self.calls: dict[str, HostCall] = {}
         self.tasks: dict[str, deque[Task]] = {}
         self.ran: Counter[Task] = Counter()
@@ -100,9 +102,9 @@ class ModelHost(FakeHost):
 
     def _not_here(self, call_id: str, index: int | None) -> None:
         if index is None:
-            self._tell(CallLost(call_id=call_id, reason="no such container"))
+            self.say(CallLost(call_id=call_id, reason="no such container"))
         else:
-            self._tell(Returned(call_id=call_id, inputs=(index,)))
+            self.say(Returned(call_id=call_id, inputs=(index,)))
 
     def _persisted(self, message: Persisted) -> None:
         call = self.calls.get(message.call_id)
@@ -138,9 +140,15 @@ class ModelHost(FakeHost):
 
     # --- what happens on it ----------------------------------------------------------------------------
 
-    def _tell(self, message: Any) -> None:
+    def say(self, message: Any) -> None:
+        """Send a message, behind those that were sent before."""
         if self.up:
-            self.say(message)
+            self.sent.append(message)
+            self.plane.soon(self._arrive)
+
+    def _arrive(self) -> None:
+        if self.sent:
+            super().say(self.sent.popleft())
 
     def give(self, call_id: str, *events: Event, done: tuple[int, ...] = (), end: Any = None) -> None:
         """Number events, keep them, and send them."""
@@ -157,7 +165,7 @@ class ModelHost(FakeHost):
         call.next_seq += len(events)
         call.frames.append(message)
         call.ended = end is not None
-        self._tell(message)
+        self.say(message)
 
     def _finish(self, task: Task, state: str) -> None:
         call_id, index = task
@@ -208,10 +216,10 @@ class ModelHost(FakeHost):
         for call_id, index in tasks:
             if index is None:
                 self.calls.pop(call_id, None)
-                self._tell(CallLost(call_id=call_id, reason="died"))
+                self.say(CallLost(call_id=call_id, reason="died"))
             elif call_id in self.calls:
                 self.calls[call_id].pending.discard(index)
-                self._tell(Returned(call_id=call_id, inputs=(index,)))
+                self.say(Returned(call_id=call_id, inputs=(index,)))
         if self.up:
             self.exited(container_id, "died")
 
@@ -263,14 +271,15 @@ class ModelHost(FakeHost):
             if first is None:
                 self._drop(call_id)
                 continue
-            for frame in list(call.frames):
+            for frame in call.frames:
                 if frame.seq + frame.count > first or frame.end is not None:
-                    self.plane.soon(self._tell, frame)
+                    self.say(frame)
 
     def unlink(self) -> None:
         """The link is gone."""
         if self.up:
             self.up = False
+            self.sent.clear()
             self.disconnect()
 
     def restart(self) -> None:

@@ -341,3 +341,13 @@ def test_a_cut_frame_is_a_whole_frame(datas: list[bytes], seq: int, room: int) -
     if skipped < len(events):
         assert part.count >= 1
         assert part.count == 1 or part.cost <= room or part is message
+
+
+async def test_an_end_is_not_acknowledged_before_it_is_in_the_log(plane: Plane) -> None:
+    host, _, call_id = await running(plane)
+    frame = host.emit(call_id, end="done")
+    host.say(frame)
+    assert [] == host.all(Persisted)
+    await plane.settle()
+    host.say(frame)
+    assert [True, True] == [message.end for message in host.all(Persisted)]

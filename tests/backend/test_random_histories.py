@@ -102,6 +102,7 @@ class History:
             await plane.settle()
         elif step == "gateway is killed":
             client.up = host.up = False
+            host.sent.clear()
             if self.restart_host:
                 # What neither a host nor the disk has any more may run again: nobody knows that it ran.
                 await plane.settle()
@@ -118,8 +119,10 @@ class History:
             host.start_one()
             for number in range(4):
                 host.work_one(number)
-            if all(call.ended or call.refused for call in client.calls.values()):
+            ended = all(call.ended or call.refused for call in client.calls.values())
+            if ended and not any(call.durable for call in self.plane.control.registry.calls.values()):
                 break
+        self.plane.control._recovery.cancel_unasked()
         await self.plane.settle()
         self.check()
 
