@@ -76,7 +76,6 @@ class Call(Work):
         "notebook",
         "output_bytes",
         "peak_memory",
-        "pool",
         "price",
         "queued",
         "started",
@@ -117,7 +116,7 @@ class Call(Work):
         """Whose absence ends it, unless it is detached or durable."""
         self.notebook = notebook
         self.function = function
-        self.pool = pool
+        self.pool: Pool = pool
         self.kind: CallKind = kind
         self.args = args
         """Let go of when it is over."""

@@ -6,6 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from skylift.backend.calls import Call, Function
+from skylift.backend.nesting import forbidden
 from skylift.lazyfs.store import StoreError
 from skylift.wire import (
     DEFAULT_WINDOW,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from skylift.backend.call_log import CallLog
     from skylift.backend.dispatch import Dispatcher
     from skylift.backend.endings import Endings
+    from skylift.backend.nesting import Nesting
     from skylift.backend.recovery import Recovery
     from skylift.backend.registry import Client, Registry
     from skylift.backend.sessions import Sessions
@@ -53,6 +55,7 @@ class ClientCalls:
         endings: Endings,
         sessions: Sessions,
         recovery: Recovery,
+        nesting: Nesting,
     ) -> None:
         self.registry = registry
         self.log = call_log
@@ -62,11 +65,18 @@ class ClientCalls:
         self.endings = endings
         self.sessions = sessions
         self.recovery = recovery
+        self.nesting = nesting
 
     def message(self, client: Client, message: ClientMessage) -> None:
         """Carry out a message."""
         if self.recovery.pending and self.recovery.waits(client, message):
             return
+        if client.container_id:
+            problem = forbidden(message)
+            if problem is not None:
+                ids = {name: getattr(message, name, "") for name in ("call_id", "function_id")}
+                self.refuse(client, problem, **ids)
+                return
         if isinstance(message, Submit):
             self.submit(client, message)
         elif isinstance(message, Consumed):
@@ -145,12 +155,13 @@ class ClientCalls:
             pool = found
         elif pool is None or registry.pools.get(pool.pool_id) is not pool:
             pool = function.pool = registry.pool_for(spec, client.user)
+        caller = self.nesting.caller(client) if client.container_id else None
         now = monotonic()
         call = Call(
             message.call_id,
             user=client.user,
             client_id=client.client_id,
-            notebook=client.notebook,
+            notebook=caller.notebook if caller is not None else client.notebook,
             function=function,
             pool=pool,
             kind=message.kind,
@@ -163,6 +174,9 @@ class ClientCalls:
             since=now,
         )
         registry.add(call)
+        if caller is not None and not call.log_consumes:
+            call.depth = caller.depth + 1
+            self.dispatcher.waiting_began()
         if not message.durable:
             if not message.detached:
                 self.streams.attach_new(client, call)
@@ -346,6 +360,8 @@ class ClientCalls:
         self.recovery.adopt(call, client)
         window = min(max(message.window, 1), MAX_WINDOW) if message.window else DEFAULT_WINDOW
         self.streams.attach(client, call, message.seq, window, message.total)
+        if client.container_id:
+            self.dispatcher.waiting_began()
         if call.visible:
             self.status.changed(call)
 

@@ -11,6 +11,7 @@ Its parts are modules of this package, each with one concern; they share the `Re
 `dispatch`            carries out what `scheduler` decides
 `endings`             how calls end
 `sessions`            containers that notebooks keep
+`nesting`             calls that code in containers makes; `deadlocks` finds those that cannot end
 `status`              status lines
 `call_log`            what is written to the database; `log_reader` and `reports` read it
 ====================  =============================================================================
@@ -34,6 +35,7 @@ from skylift.backend.host_calls import HostCalls
 from skylift.backend.host_links import HostLinks
 from skylift.backend.keeper import Keeper
 from skylift.backend.log_reader import LogReader
+from skylift.backend.nesting import Nesting
 from skylift.backend.recovery import Recovery
 from skylift.backend.registry import Client, Registry
 from skylift.backend.reports import Reports
@@ -79,12 +81,17 @@ class ClientPort(Protocol):
 
     client_id: str
     user: str
+    container_id: str
+    """Of code in a container: which; else ""."""
 
     def send(self, message: GatewayMessage) -> None:
         """Encode and send a message."""
 
     def send_encoded(self, frame: bytes) -> None:
         """Send a message that is encoded already."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection."""
 
 
 class HostPort(Protocol):
@@ -114,8 +121,15 @@ class ControlPlane:
         self._streams = Streams(registry, database, self._log, self._reader)
         self._status = StatusUpdates(registry)
         self._endings = Endings(registry, self._log, self._streams, self._status)
-        self._dispatcher = Dispatcher(registry, self._log, self._status, self.engines, self._endings.fail)
+        self._dispatcher = Dispatcher(
+            registry, self._log, self._status, self.engines, self._endings.fail, self.tokens
+        )
         self._endings.dispatcher = self._dispatcher
+        self._nesting = Nesting(
+            registry, self._streams, self._dispatcher, self._endings, self.tokens, self._drop_client
+        )
+        self._dispatcher.nesting = self._nesting
+        self._tokens_due: asyncio.TimerHandle | None = None
         self._recovery = Recovery(registry, self._log, self._reader, self._dispatcher, self._endings)
         self._sessions = Sessions(registry, self._log, self._dispatcher, self._endings)
         self._client_calls = ClientCalls(
@@ -127,6 +141,7 @@ class ControlPlane:
             self._endings,
             self._sessions,
             self._recovery,
+            self._nesting,
         )
         self._host_calls = HostCalls(
             registry, self._log, self._streams, self._status, self._dispatcher, self._endings
@@ -161,6 +176,9 @@ class ControlPlane:
         await self._recovery.start()
         self._sessions.notebooks = await self._reader.session_notebooks()
         self._keeper.start()
+        self._tokens_due = self.registry.loop.call_later(
+            self.settings.gateway.host_grace, self._forget_tokens
+        )
         for engine in self.engines:
             await engine.start(self._dispatcher.think)
 
@@ -172,6 +190,8 @@ class ControlPlane:
         self._status.stop()
         self._keeper.stop()
         self._host_links.stop()
+        if self._tokens_due is not None:
+            self._tokens_due.cancel()
         for client in self.registry.clients.values():
             if client.gone is not None:
                 client.gone.cancel()
@@ -187,6 +207,15 @@ class ControlPlane:
     def authenticate(self, token: str) -> str | None:
         """The user whose token this is, or None."""
         return self.tokens.authenticate(token)
+
+    def container_of(self, token: str) -> str:
+        """The container whose code shows this token; "" for a user's own."""
+        return self.tokens.container_of(token)
+
+    def _forget_tokens(self) -> None:
+        """What has a token from before this gateway and was not reported by a host is gone."""
+        for container_id in self.tokens.containers() - self.registry.containers.keys():
+            self._nesting.container_gone(container_id)
 
     # --- clients ---------------------------------------------------------------------------------
 
@@ -208,6 +237,8 @@ class ControlPlane:
         client.port = port
         client.notebook = hello.notebook or client.notebook
         registry.ports[id(port)] = client
+        if port.container_id:
+            self._nesting.entered(client, port.container_id)
         port.send(Welcome(gateway_id=self.gateway_id, version=VERSION))
 
     def client_message(self, port: ClientPort, message: ClientMessage) -> None:
@@ -229,7 +260,20 @@ class ControlPlane:
         )
 
     def _client_gone(self, client: Client) -> None:
-        client.gone = None
+        grace = self.settings.gateway.client_grace
+        self._drop_client(client, f"its client was gone for {grace:g} s")
+
+    def _drop_client(self, client: Client, why: str) -> None:
+        if client.gone is not None:
+            client.gone.cancel()
+            client.gone = None
+        port, client.port = client.port, None
+        if port is not None:
+            self.registry.ports.pop(id(port), None)
+            client.functions.clear()
+            self._streams.detach_all(client)
+            port.close(1008, why)
+        self._nesting.left(client)
         self.registry.clients.pop(client.client_id, None)
         for call in list(self.registry.calls.values()):
             if call.client_id != client.client_id or call.log_consumes or call.over:
@@ -238,8 +282,7 @@ class ControlPlane:
                 # Somebody else follows it: it is theirs now.
                 call.client_id = call.attachments[0].client.client_id
             else:
-                grace = self.settings.gateway.client_grace
-                self._endings.cancel(call, "cancel", f"its client was gone for {grace:g} s")
+                self._endings.cancel(call, "cancel", why)
 
     # --- hosts -----------------------------------------------------------------------------------
 

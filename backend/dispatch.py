@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from skylift.backend.call_log import CallLog
     from skylift.backend.engines.base import Engine
+    from skylift.backend.nesting import Nesting
     from skylift.backend.registry import Registry
     from skylift.backend.status import StatusUpdates
+    from skylift.backend.tokens import TokenBook
 
 STOP_GRACE = 5.0
 """Seconds that exit handlers have."""
@@ -43,12 +45,15 @@ class Dispatcher:
         status: StatusUpdates,
         engines: Sequence[Engine],
         fail: Callable[[Call, Problem], None],
+        tokens: TokenBook,
     ) -> None:
         """`fail` ends a call with an error."""
+        self.nesting: Nesting
         self.registry = registry
         self.log = call_log
         self.status = status
         self.engines = engines
+        self.tokens = tokens
         self._fail = fail
         self._timer: asyncio.TimerHandle | None = None
         self._due = float("inf")
@@ -80,6 +85,10 @@ class Dispatcher:
         else:
             self.think_later(pool.scaledown_window, now)
 
+    def waiting_began(self) -> None:
+        """A call has begun to wait for another: whoever waits for room may get some, or never will."""
+        self.think_later(UNDER_PRESSURE)
+
     def think(self) -> None:
         """Decide in the next turn of the event loop."""
         self.think_later(0.0)
@@ -109,6 +118,7 @@ class Dispatcher:
         now = monotonic()
         state.no_host = self._without_host()
         self._blocked = False
+        self.nesting.refresh()
         wake = float("inf")
         for decision in decide(state, now):
             self._carry_out(decision, now)
@@ -116,6 +126,7 @@ class Dispatcher:
                 wake = min(wake, decision.until)
         if wake < float("inf"):
             self.think_later(max(0.0, wake - now), now)
+        self.nesting.break_deadlocks(now)
 
     def _without_host(self) -> str:
         """What to tell people while no host is there; fails what waits where none will come."""
@@ -261,7 +272,13 @@ class Dispatcher:
         self.add_container(container)
         assert host.port is not None
         host.port.send(
-            StartContainer(container_id=container.container_id, pool_id=pool.pool_id, spec=pool.spec, gpu=gpu)
+            StartContainer(
+                container_id=container.container_id,
+                pool_id=pool.pool_id,
+                spec=pool.spec,
+                gpu=gpu,
+                token=self.tokens.mint(container.container_id, pool.user),
+            )
         )
 
     def add_container(self, container: Container) -> None:
@@ -300,3 +317,4 @@ class Dispatcher:
         container.pool.containers.pop(container.container_id, None)
         container.host.containers.pop(container.container_id, None)
         self.registry.containers.pop(container.container_id, None)
+        self.nesting.container_gone(container.container_id)

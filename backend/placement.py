@@ -15,14 +15,16 @@ UPGRADES = {"H100": ("H200",), "A100-40GB": ("A100-80GB",)}
 class Room:
     """What is left of a host, while decisions are being made."""
 
-    __slots__ = ("coming", "cpu", "gpus", "host", "memory")
+    __slots__ = ("coming", "cpu", "gpus", "host", "lent", "memory")
 
     def __init__(self, host: HostState) -> None:
         self.host = host
         self.cpu = host.cpus
         self.memory = host.memory
         self.gpus = dict(host.gpus)
-        self.coming = _Amount()
+        self.lent = [container for container in host.containers.values() if container.awaits]
+        """Those whose cores deeper work may use (`ContainerState.lends_to`)."""
+        self.coming = Amount()
         """What containers that are being stopped will give back, less what is spoken for."""
         for container in host.containers.values():
             self.cpu -= container.cpu
@@ -32,15 +34,21 @@ class Room:
             if container.phase == "stopping":
                 self.coming.add(container)
 
-    def fits(self, pool: PoolState, gpu: GpuRequest | None, extra: _Amount | None = None) -> bool:
+    def fits(self, pool: PoolState, gpu: GpuRequest | None, extra: Amount | None = None) -> bool:
         """Whether a container fits, given `extra` besides what is free."""
-        cpu, memory, gpus = self.cpu, self.memory, self.gpus.get(gpu.model, 0) if gpu else 0
+        cpu, memory, gpus = self.cores(pool.depth), self.memory, self.gpus.get(gpu.model, 0) if gpu else 0
         if extra is not None:
             cpu += extra.cpu
             memory += extra.memory
             gpus += extra.gpus[gpu.model] if gpu else 0
         # Sums of eighths of a core must not fail by a rounding error.
         return cpu + 1e-9 >= pool.cpu and memory >= pool.memory and (gpu is None or gpus >= gpu.count)
+
+    def cores(self, depth: int) -> float:
+        """What is free for work of that depth."""
+        if not self.lent:
+            return self.cpu
+        return self.cpu + sum(container.cpu for container in self.lent if container.lends_to(depth))
 
     def take(self, pool: PoolState, gpu: GpuRequest | None) -> None:
         """Count a container as being there. What is free may become negative: then it is spoken for."""
@@ -50,7 +58,9 @@ class Room:
             self.gpus[gpu.model] = self.gpus.get(gpu.model, 0) - gpu.count
 
 
-class _Amount:
+class Amount:
+    """Cores, memory and GPUs of containers, added up."""
+
     __slots__ = ("cpu", "gpus", "memory")
 
     def __init__(self, cpu: float = 0.0, memory: int = 0, gpus: Counter[str] | None = None) -> None:
@@ -58,13 +68,15 @@ class _Amount:
         self.memory = memory
         self.gpus: Counter[str] = Counter() if gpus is None else gpus
 
-    def plus(self, containers: Iterable[ContainerState]) -> _Amount:
-        total = _Amount(self.cpu, self.memory, self.gpus.copy())
+    def plus(self, containers: Iterable[ContainerState]) -> Amount:
+        """It and those of more containers."""
+        total = Amount(self.cpu, self.memory, self.gpus.copy())
         for container in containers:
             total.add(container)
         return total
 
     def add(self, container: ContainerState) -> None:
+        """Add those of one more."""
         self.cpu += container.cpu
         self.memory += container.memory
         if container.gpu_count:

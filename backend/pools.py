@@ -29,7 +29,6 @@ class Container(ContainerState):
 
     __slots__ = (
         "busy_since",
-        "call",
         "calls",
         "cost",
         "ended",

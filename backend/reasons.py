@@ -70,8 +70,8 @@ def blocked_by(state: SchedulerState, rooms: Iterable[Room], pool: PoolState) ->
     for room in connected:
         if not choices(room.host, pool):
             continue
-        if room.cpu + 1e-9 < pool.cpu:
-            used = room.host.cpus - room.cpu
+        if room.cores(pool.depth) + 1e-9 < pool.cpu:
+            used = room.host.cpus - room.cores(pool.depth)
             return (
                 f"waiting for {_count(pool.cpu, 'core')}: {used:g} of {room.host.cpus:g} reserved by "
                 f"{_holders(state, room.host.containers.values())}"
@@ -106,6 +106,8 @@ def _holders(state: SchedulerState, containers: Iterable[ContainerState]) -> str
             name += " (ending)"
         elif container.phase == "idle":
             name += " (idle)"
+        elif container.awaits:
+            name += " (waiting for calls of its own)"
         counted[name] += 1
     names = [name if count == 1 else f"{name} ({count} containers)" for name, count in counted.most_common()]
     if len(names) > 3:

@@ -29,12 +29,23 @@ EMPTY = Payload()
 class Client:
     """A client: one kernel or script, across its connections."""
 
-    __slots__ = ("attachments", "client_id", "functions", "gone", "notebook", "port", "user")
+    __slots__ = (
+        "attachments",
+        "client_id",
+        "container_id",
+        "functions",
+        "gone",
+        "notebook",
+        "port",
+        "user",
+    )
 
     def __init__(self, client_id: str, user: str, notebook: str) -> None:
         self.client_id = client_id
         self.user = user
         self.notebook = notebook
+        self.container_id = ""
+        """Where it is code in a container: which."""
         self.port: ClientPort | None = None
         self.functions: dict[str, Function] = {}
         """What it has defined on this connection."""
@@ -57,6 +68,8 @@ class Registry:
         """Those that a connection has defined or a call uses."""
         self.ports: dict[int, Client] = {}
         """By the id of its connection's port."""
+        self.inside: dict[str, list[Client]] = {}
+        """Those that are code in containers, by container."""
         self.calls: dict[str, Call] = {}
         """Those that are not over."""
         self.recent: OrderedDict[str, Call] = OrderedDict()

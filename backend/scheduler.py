@@ -6,7 +6,7 @@ happened or when a decision says so. The path of a warm call uses `assign` alone
 What holds (and is tested): a container with room never stays idle while work of its pool waits; no limit
 and no reservation is ever exceeded; within a pool work starts in the order in which it came, maps taking
 turns; a session's container is never ended to make room; whoever waits for long is served before what came
-later.
+later; what running calls wait for is served before what nothing waits for, and never waits for their cores.
 """
 
 from __future__ import annotations
@@ -52,8 +52,7 @@ def decide(state: SchedulerState, now: float) -> list[Decision]:
         units = pool.queued_units - sum(assignment.units for assignment in given)
         if units > 0:
             left.append((pool, units, pool.queue[0].since))
-    # Whoever has waited longest chooses first.
-    left.sort(key=lambda waiting: waiting[2])
+    left.sort(key=lambda waiting: _turn(waiting[0], waiting[2], now))
     rooms = [Room(host) for host in state.hosts.values()]
     ending: set[str] = set()
     for pool, units, since in left:
@@ -84,8 +83,14 @@ def assign(pool: PoolState) -> list[Assign]:
         some = min(units, share(pool, work))
         given.append(Assign(pool.pool_id, work.call_id, container.container_id, some))
         if units > some:
-            line.append((work, units - some))
+            rest = work, units - some
+            line.insert(_place(line, work) if work.depth else len(line), rest)
     return given
+
+
+def _place(line: Iterable[tuple[Work, int]], work: Work) -> int:
+    """Where in a line work comes behind all that is as deep, as in `PoolState.queue`."""
+    return sum(1 for other, _ in line if other.depth >= work.depth)
 
 
 def share(pool: PoolState, work: Work) -> int:
@@ -113,6 +118,13 @@ def top_up(pool: PoolState, work: Work, outstanding: int) -> int:
 # --- getting containers ----------------------------------------------------------------------------
 
 
+def _turn(pool: PoolState, since: float, now: float) -> tuple[bool, int, float]:
+    """Who chooses first: whoever has waited for long and has nothing that works for it; then what the deepest
+    calls wait for, since they let go of what they have only after it; then whoever has waited longest."""
+    overdue = now - since >= FAIR_AFTER and not _live(pool)
+    return not overdue, -pool.depth, since
+
+
 def wanted(pool: PoolState, units: int, now: float) -> int:
     """How many more containers the pool should have for `units` that no idle container takes.
 
@@ -121,7 +133,7 @@ def wanted(pool: PoolState, units: int, now: float) -> int:
     already (so the longer the first one runs, the more containers come). No more start at once than are
     ready.
     """
-    live = _live(pool)
+    live = _working(pool)
     if not live:
         more = 1
     else:
@@ -194,7 +206,7 @@ def _wait_for_others(
     decisions: list[Decision],
     now: float,
 ) -> None:
-    if _live(pool):
+    if _working(pool):
         # It gets on, if slowly: it does not make others stop.
         decisions.append(Wait(pool.pool_id, own_reason(pool)))
         return
@@ -256,6 +268,13 @@ def _containers(state: SchedulerState) -> Iterable[ContainerState]:
 
 def _live(pool: PoolState) -> list[ContainerState]:
     return [c for c in pool.containers.values() if c.phase in ("starting", "idle", "busy") and not c.retiring]
+
+
+def _working(pool: PoolState) -> list[ContainerState]:
+    """Those that can take the work which is served next: a container whose call waits for that very work, or
+    for other work as deep, will not."""
+    depth = pool.depth
+    return [container for container in _live(pool) if not container.lends_to(depth)]
 
 
 # --- letting go ------------------------------------------------------------------------------------

@@ -23,21 +23,27 @@ DEFAULT_STARTUP = 1.0
 class Work:
     """One call that waits: a unit of work, or as many as a map has inputs waiting."""
 
-    __slots__ = ("batch", "call_id", "since", "units")
+    __slots__ = ("batch", "call_id", "depth", "pool", "since", "units")
 
-    def __init__(self, call_id: str, since: float, units: int = 1, batch: int = 1) -> None:
+    def __init__(self, call_id: str, since: float, units: int = 1, batch: int = 1, depth: int = 0) -> None:
         self.call_id = call_id
         self.since = since
         """When it took its present place in the queue."""
         self.units = units
         self.batch = batch
         """Units to give to a container at once."""
+        self.depth = depth
+        """0 where no call waits for it; else one more than that of the deepest call that does."""
+        self.pool: PoolState | None = None
+        """Where it is queued, or was."""
 
 
 class ContainerState:
     """A container, from the moment that its start was decided until it has exited."""
 
     __slots__ = (
+        "awaits",
+        "call",
         "container_id",
         "cpu",
         "gpu_count",
@@ -77,6 +83,16 @@ class ContainerState:
         """When its phase began."""
         self.retiring = False
         """It gets no more work, and is stopped once it is idle."""
+        self.call: Work | None = None
+        """What it runs."""
+        self.awaits: tuple[Work, ...] = ()
+        """The calls that its own call waits for."""
+
+    def lends_to(self, depth: int) -> bool:
+        """Whether work of that depth may use its cores: its call is less deep, and waits for others."""
+        return (
+            self.phase == "busy" and bool(self.awaits) and self.call is not None and self.call.depth < depth
+        )
 
 
 class PoolState:
@@ -123,7 +139,7 @@ class PoolState:
         self.scaledown_window = scaledown_window
         self.session = session
         self.queue: deque[Work] = deque()
-        """Work that has units left, in the order in which it is served."""
+        """Work that has units left, in the order in which it is served: what calls wait for goes first."""
         self.queued_units = 0
         """Sum of the units in the queue."""
         self.containers: dict[str, ContainerState] = {}
@@ -136,16 +152,42 @@ class PoolState:
         self.not_before = 0.0
         """No container is started earlier: the last one failed to start."""
 
+    @property
+    def depth(self) -> int:
+        """That of the work which is served next."""
+        return self.queue[0].depth if self.queue else 0
+
     # What keeps `queue`, `queued_units` and `idle` in step with each other.
 
     def push(self, work: Work) -> None:
-        """Put work with units at the end of the queue."""
-        self.queue.append(work)
+        """Put work with units at the end of the queue, before what is less deep."""
+        self._enter(work)
         self.queued_units += work.units
 
+    def deepen(self, work: Work, depth: int) -> None:
+        """A call of depth ``depth - 1`` waits for the work: it goes before what is less deep."""
+        queued = work.units and work in self.queue
+        if queued:
+            self.queue.remove(work)
+        work.depth = depth
+        if queued:
+            self._enter(work)
+
+    def _enter(self, work: Work) -> None:
+        work.pool = self
+        queue = self.queue
+        if work.depth and queue and queue[-1].depth < work.depth:
+            place = next(place for place, other in enumerate(queue) if other.depth < work.depth)
+            queue.insert(place, work)
+        else:
+            queue.append(work)
+
     def push_front(self, work: Work) -> None:
-        """Put work with units back to where it came from."""
-        self.queue.appendleft(work)
+        """Put work with units back to where it came from: before all that is not deeper."""
+        work.pool = self
+        queue = self.queue
+        place = next((place for place, other in enumerate(queue) if other.depth <= work.depth), len(queue))
+        queue.insert(place, work)
         self.queued_units += work.units
 
     def add_units(self, work: Work, units: int, now: float) -> None:
@@ -158,7 +200,7 @@ class PoolState:
         self.queued_units += units
         if not before:
             work.since = now
-            self.queue.append(work)
+            self._enter(work)
         elif not work.units:
             self.queue.remove(work)
 
@@ -169,7 +211,7 @@ class PoolState:
         self.queued_units -= units
         if work.units:
             work.since = now
-            self.queue.append(work)
+            self._enter(work)
         return work
 
     def remove(self, work: Work) -> None:

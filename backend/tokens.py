@@ -9,13 +9,16 @@ import time
 from hashlib import sha256
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from skylift.backend.database import Database
 from skylift.backend.schema import tokens
+from skylift.backend.statements import Statement, upsert
 
 LOCAL_USER = "local"
 LOCAL_LABEL = "the token file of this machine"
+CONTAINER_LABEL = "container "
+"""Followed by the container's id."""
 
 
 class TokenBook:
@@ -27,6 +30,10 @@ class TokenBook:
         self._database = database
         self._users: dict[bytes, str] = {}
         """By hash."""
+        self._containers: dict[bytes, str] = {}
+        """By hash: the containers whose tokens are among those of the users."""
+        self._keep = upsert(tokens, database.engine.dialect)
+        self._remove = _removal(database)
         self._host_token = b""
 
     async def open(self) -> None:
@@ -38,6 +45,11 @@ class TokenBook:
             lambda connection: connection.execute(select(tokens.c.hash, tokens.c.user, tokens.c.label)).all()
         )
         self._users = {bytes.fromhex(row.hash): row.user for row in rows if row.label != LOCAL_LABEL}
+        self._containers = {
+            bytes.fromhex(row.hash): row.label.removeprefix(CONTAINER_LABEL)
+            for row in rows
+            if row.label.startswith(CONTAINER_LABEL)
+        }
         local = _hash(token)
         self._users[local] = LOCAL_USER
         if local.hex() not in {row.hash for row in rows}:
@@ -50,6 +62,36 @@ class TokenBook:
         await self._database.maintain(lambda connection: _run(connection, row))
         self._users[_hash(token)] = user
         return token
+
+    def mint(self, container_id: str, user: str) -> str:
+        """A token for code in a container, which acts for that user. Valid at once, and until `revoke`; kept
+        over a restart."""
+        token = secrets.token_urlsafe(32)
+        key = _hash(token)
+        self._users[key] = user
+        self._containers[key] = container_id
+        row = {
+            "hash": key.hex(),
+            "user": user,
+            "label": CONTAINER_LABEL + container_id,
+            "created": time.time(),
+        }
+        self._database.write(self._keep, tuple(row[column] for column in self._keep.columns))
+        return token
+
+    def revoke(self, container_id: str) -> None:
+        """A container has ended: its token is worth nothing any more."""
+        for key in [key for key, known in self._containers.items() if known == container_id]:
+            del self._containers[key], self._users[key]
+            self._database.write(self._remove, (key.hex(),))
+
+    def container_of(self, token: str) -> str:
+        """The container whose token this is; "" for that of a user."""
+        return self._containers.get(_hash(token), "")
+
+    def containers(self) -> set[str]:
+        """Those that have a token."""
+        return set(self._containers.values())
 
     def authenticate(self, token: str) -> str | None:
         """The user whose token this is. Takes the same time wherever it differs from a valid one."""
@@ -86,6 +128,13 @@ def secret_file(path: Path) -> str:
         file.write(token + "\n")
     temporary.replace(path)
     return token
+
+
+def _removal(database: Database) -> Statement:
+    compiled = (
+        delete(tokens).where(tokens.c.hash == bindparam("hash")).compile(dialect=database.engine.dialect)
+    )
+    return Statement(tokens.name, str(compiled), tuple(compiled.positiontup or ()), None)
 
 
 def _hash(token: str) -> bytes:

@@ -103,6 +103,7 @@ class BlobHandler(Handler):
     """One blob: is it there, take it, give it (or a range of it)."""
 
     body_limit = MAX_BLOB
+    for_containers = True
     _upload: Upload | None = None
     _holds_turn = False
 

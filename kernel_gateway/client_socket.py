@@ -14,7 +14,7 @@ code  when                                                                   com
 1003  a text frame                                                           no
 1007  a frame that is no message of ours; the reason names the field         no
 1008  nothing said for `HELLO_SECONDS`                                       yes
-1008  the client has a newer connection                                      no
+1008  the client has a newer connection, or was in a container that ended    no
 1009  a frame over `MAX_FRAME`                                               no
 1011  a fault of the gateway, which is in its log                            yes
 1013  more than `BACKLOG_LIMIT` bytes wait for a client that does not read   yes
@@ -111,8 +111,9 @@ class Clients:
 class ClientConnection(asyncio.Protocol):
     """One client's connection; towards the control plane, its `ClientPort`."""
 
-    def __init__(self, clients: Clients, user: str) -> None:
+    def __init__(self, clients: Clients, user: str, container_id: str = "") -> None:
         self.user = user
+        self.container_id = container_id
         self.client_id = ""
         self._clients = clients
         self._control = clients.control

@@ -18,6 +18,7 @@ class ClientUpgrade(Handler):
     """Checks the handshake like any request, answers it, and hands the socket to a `ClientConnection`."""
 
     body_limit = 0
+    for_containers = True
 
     async def get(self) -> None:
         """Called by Tornado when token and origin are right."""
@@ -34,9 +35,9 @@ class ClientUpgrade(Handler):
         # Tornado's stream wants to close the socket that it owns; the connection goes on with a copy.
         socket = stream.socket.dup()
         stream.close()
-        user = self.user
+        user, container_id = self.user, self.container_id
         await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: ClientConnection(clients, user), socket
+            lambda: ClientConnection(clients, user, container_id), socket
         )
 
     def _shake_hands(self) -> None:

@@ -11,6 +11,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
+from skylift.backend.nesting import SCOPE
 from skylift.kernel_gateway.auth import bearer_token, origin_allowed
 from skylift.wire import Problem
 
@@ -67,8 +68,12 @@ class Handler(RequestHandler):
     needs_token = True
     body_limit = BODY_LIMIT
     """Bytes."""
+    for_containers = False
+    """Whether code in a container may use it, with its container's token."""
 
     user = ""
+    container_id = ""
+    """Of code in a container: which."""
 
     @property
     def gateway(self) -> GatewayApplication:
@@ -137,6 +142,14 @@ class Handler(RequestHandler):
                 WWW_Authenticate='Bearer realm="skylift"',
             )
         self.user = user
+        self.container_id = self.gateway.control.container_of(token)
+        if self.container_id and not self.for_containers:
+            raise self.beyond_scope(f"use {self.request.method} {self.request.path}")
+
+    @staticmethod
+    def beyond_scope(what: str) -> RequestError:
+        """The answer to code in a container that may not do that."""
+        return RequestError(403, f"Code in a container cannot {what}. {SCOPE}")
 
     def _too_large(self) -> RequestError:
         return RequestError(

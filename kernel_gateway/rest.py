@@ -92,6 +92,8 @@ class HealthHandler(Handler):
 class CallsHandler(RestHandler):
     """``GET /v1/calls``."""
 
+    for_containers = True
+
     async def get(self) -> None:
         """A page of calls, newest first."""
         query = self.query(CallsQuery)
@@ -103,6 +105,8 @@ class CallsHandler(RestHandler):
 class CallHandler(RestHandler):
     """``GET /v1/calls/{id}``."""
 
+    for_containers = True
+
     async def get(self, call_id: str) -> None:
         """One call: its times, container and figures."""
         call = await self.gateway.control.call(self.user, call_id)
@@ -113,6 +117,8 @@ class CallHandler(RestHandler):
 
 class OutputHandler(RestHandler):
     """``GET /v1/calls/{id}/output``."""
+
+    for_containers = True
 
     async def get(self, call_id: str) -> None:
         """What it printed and showed, from `from_seq` on."""
@@ -128,9 +134,13 @@ class OutputHandler(RestHandler):
 class CancelHandler(RestHandler):
     """``POST /v1/calls/{id}/cancel``."""
 
+    for_containers = True
+
     async def post(self, call_id: str) -> None:
         """Ask a call to end; how it did end is in its state, a little later."""
         wish: CancelBody = self.body(CancelBody)
+        if self.container_id and wish.mode == "terminate":
+            raise self.beyond_scope("end containers (mode terminate)")
         control = self.gateway.control
         if not control.cancel_call(self.user, call_id, wish.mode, wish.reason):
             call = await control.call(self.user, call_id)

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 from skylift.calls import CallMessage, RemoteCall, unexpected_end
 from skylift.client import Client
+from skylift.context import is_local
 from skylift.dual import Blocking, Iterating, share_docs
-from skylift.exceptions import InvalidError
+from skylift.exceptions import InvalidError, PermissionDeniedError
 from skylift.outputs import Output
 from skylift.remote_errors import rebuild
 from skylift.results import connected_client, event_data
@@ -169,6 +170,10 @@ class FunctionCall(Generic[R]):
             call.detach()
 
     async def _cancel(self, waiter: Waiter, terminate_containers: bool = False) -> None:
+        if terminate_containers and not is_local():
+            raise PermissionDeniedError(
+                "code in a container cannot end containers (terminate_containers=True)"
+            )
         client = await connected_client(waiter)
         mode: CancelMode = "terminate" if terminate_containers else "cancel"
         client.send(Cancel(call_id=self._call_id, mode=mode, reason="cancelled by FunctionCall.cancel()"))

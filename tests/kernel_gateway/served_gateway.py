@@ -22,6 +22,7 @@ from skylift.lazyfs.store import LocalStore
 from skylift.wire import ClientMessage, Hello, HostHello, HostMessage, HostWelcome, Problem, Welcome
 
 TOKEN = "the-token"
+CONTAINER_TOKEN = "a-container's-token"
 HOST_TOKEN = "the-host-token"
 
 
@@ -35,7 +36,10 @@ class RecordingControl(ControlPlane):
         self.on_host: Callable[[HostPort, HostMessage], None] = lambda port, message: None
 
     def authenticate(self, token: str) -> str | None:
-        return "someone" if token == TOKEN else None
+        return "someone" if token in (TOKEN, CONTAINER_TOKEN) else None
+
+    def container_of(self, token: str) -> str:
+        return "co-00000001" if token == CONTAINER_TOKEN else ""
 
     def client_connected(self, port: ClientPort, hello: Hello) -> None:
         self.told.put_nowait(("client connected", port))
