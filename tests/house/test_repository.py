@@ -70,3 +70,12 @@ def test_make_help_lists_every_target() -> None:
     assert phony is not None
     described = re.findall(r"^([a-z]+):.*## \S", makefile, re.MULTILINE)
     assert phony.group(1).split() == described
+
+
+def test_modules_of_tests_have_names_of_their_own() -> None:
+    """Folders of tests are no packages: pytest would import two modules of one name as the same."""
+    places: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        if path.name != "conftest.py" and not (path.parent / "__init__.py").exists():
+            places.setdefault(path.name, []).append(str(path.relative_to(ROOT)))
+    assert [found for found in places.values() if len(found) > 1] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import platform
 import site
 import sys
@@ -163,6 +164,6 @@ def environment() -> ImageSpec:
         machine=machine_id(),
         python=sys.executable,
         python_version=platform.python_version(),
-        mounts=tuple(MountSpec(path=path) for path in sorted(folders)),
+        mounts=tuple(MountSpec(path=path) for path in sorted(folders) if os.path.isdir(path)),
         sys_path=(),
     )
