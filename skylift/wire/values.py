@@ -252,3 +252,16 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     error: str
     message: str
+
+
+class SnapshotRef(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A snapshot in the store."""
+
+    manifest: str
+    """Name of the blob that lists what it is made of: 64 hex digits."""
+    size: int = 0
+    """Bytes of it in the store, compressed."""
+    unpacked: int = 0
+    """Bytes when it is unpacked to be restored: its memory and files."""
+    created: float = 0.0
+    """Unix time."""
