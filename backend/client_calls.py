@@ -6,7 +6,6 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from skylift.backend.calls import Call, Function
-from skylift.backend.nesting import forbidden
 from skylift.lazyfs.store import StoreError
 from skylift.wire import (
     DEFAULT_WINDOW,
@@ -72,7 +71,7 @@ class ClientCalls:
         if self.recovery.pending and self.recovery.waits(client, message):
             return
         if client.container_id:
-            problem = forbidden(message)
+            problem = self.nesting.forbidden(client, message)
             if problem is not None:
                 ids = {name: getattr(message, name, "") for name in ("call_id", "function_id")}
                 self.refuse(client, problem, **ids)

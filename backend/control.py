@@ -126,7 +126,13 @@ class ControlPlane:
         )
         self._endings.dispatcher = self._dispatcher
         self._nesting = Nesting(
-            registry, self._streams, self._dispatcher, self._endings, self.tokens, self._drop_client
+            registry,
+            self._streams,
+            self._dispatcher,
+            self._endings,
+            self.tokens,
+            self.client_connected,
+            self._drop_client,
         )
         self._dispatcher.nesting = self._nesting
         self._tokens_due: asyncio.TimerHandle | None = None
@@ -220,8 +226,11 @@ class ControlPlane:
     # --- clients ---------------------------------------------------------------------------------
 
     def client_connected(self, port: ClientPort, hello: Hello) -> None:
-        """A client with a valid token and our protocol number is there. Sends `Welcome`."""
+        """A client with a valid token and our protocol number is there. Sends `Welcome`, at once or, to code
+        in a container, when the container is known."""
         registry = self.registry
+        if self._nesting.keep_waiting(port, hello):
+            return
         client = registry.clients.get(hello.client_id)
         if client is not None and client.user != port.user:
             text = "This client id belongs to another user."
@@ -249,6 +258,7 @@ class ControlPlane:
 
     def client_disconnected(self, port: ClientPort) -> None:
         """The connection is gone; its calls wait for `client_grace` seconds for it to come back."""
+        self._nesting.disconnected(port)
         client = self.registry.ports.pop(id(port), None)
         if client is None or client.port is not port:
             return

@@ -286,6 +286,7 @@ class Dispatcher:
         container.pool.containers[container.container_id] = container
         container.host.containers[container.container_id] = container
         self.registry.containers[container.container_id] = container
+        self.nesting.container_known(container.container_id)
         self.log.container(container)
 
     def stop_container(self, container: Container, reason: str, now: float) -> None:

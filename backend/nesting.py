@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, cast
 
 from skylift.backend.calls import Call
 from skylift.backend.deadlocks import Deadlock, find_deadlocks
-from skylift.wire import Cancel, ClientMessage, Define, Problem, Refused, StopSession
+from skylift.wire import Cancel, ClientMessage, Define, FunctionSpec, Hello, Problem, Refused, StopSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from skylift.backend.control import ClientPort
     from skylift.backend.dispatch import Dispatcher
     from skylift.backend.endings import Endings
     from skylift.backend.registry import Client, Registry
@@ -23,6 +24,9 @@ DEADLOCK_SECONDS = 10.0
 BREAK_SECONDS = 1.0
 """Between two deadlocks that are broken: the end of one call may let all the others go on."""
 
+SCOPE = "It may call functions, and read and cancel calls of its user."
+"""What the token of a container is good for."""
+
 
 class Nesting:
     """Knows the clients that are code in containers."""
@@ -34,20 +38,47 @@ class Nesting:
         dispatcher: Dispatcher,
         endings: Endings,
         tokens: TokenBook,
+        connect: Callable[[ClientPort, Hello], None],
         drop: Callable[[Client, str], None],
     ) -> None:
-        """`drop` forgets a client and cancels its calls, with a reason."""
+        """`connect` takes in a client, `drop` forgets one and cancels its calls, with a reason."""
         self.registry = registry
         self.streams = streams
         self.dispatcher = dispatcher
         self.endings = endings
         self.tokens = tokens
+        self._connect = connect
         self._drop = drop
+        self._early: dict[str, list[tuple[ClientPort, Hello]]] = {}
+        """Connections from containers of which no host has told yet, by container."""
         self._stuck: dict[str, float] = {}
         """Calls that are in a deadlock, and since when."""
         self._next_break = 0.0
 
     # --- clients in containers ---------------------------------------------------------------------
+
+    def keep_waiting(self, port: ClientPort, hello: Hello) -> bool:
+        """Whether a client has to wait for its welcome: after a restart of the gateway until the host has
+        told of its container, on which it depends what the client may do."""
+        if not port.container_id or port.container_id in self.registry.containers:
+            return False
+        self._early.setdefault(port.container_id, []).append((port, hello))
+        return True
+
+    def disconnected(self, port: ClientPort) -> None:
+        """A connection is gone."""
+        for waiting in self._early.values():
+            waiting[:] = [each for each in waiting if each[0] is not port]
+
+    def container_known(self, container_id: str) -> None:
+        """A container is there: started, or told of by its host."""
+        if container_id in self._early:
+            # Once all is known that the host tells now.
+            self.registry.loop.call_soon(self._let_in, container_id)
+
+    def _let_in(self, container_id: str) -> None:
+        for port, hello in self._early.pop(container_id, ()):
+            self._connect(port, hello)
 
     def entered(self, client: Client, container_id: str) -> None:
         """A client in a container has connected."""
@@ -70,6 +101,8 @@ class Nesting:
     def container_gone(self, container_id: str) -> None:
         """A container has ended: its token is worth nothing, and what its code waited for is cancelled."""
         self.tokens.revoke(container_id)
+        for port, _ in self._early.pop(container_id, ()):
+            port.close(1008, "its container has ended")
         for client in list(self.registry.inside.get(container_id, ())):
             self._drop(client, "the container that waited for it has ended")
 
@@ -77,6 +110,44 @@ class Nesting:
         """The call that runs where the client is: what the client submits is submitted by it."""
         container = self.registry.containers.get(client.container_id)
         return container.call if container is not None else None
+
+    # --- what they may do ----------------------------------------------------------------------------
+
+    def forbidden(self, client: Client, message: ClientMessage) -> Problem | None:
+        """Why code in a container may not say that; None where it may."""
+        if isinstance(message, Define):
+            what = self._beyond(client, message.spec)
+        elif isinstance(message, StopSession):
+            what = f"stop sessions. {SCOPE}"
+        elif isinstance(message, Cancel) and message.mode == "terminate":
+            what = f"end containers (terminate_containers=True). {SCOPE}"
+        else:
+            what = ""
+        if not what:
+            return None
+        return Problem(error="PermissionDeniedError", message=f"Code in a container cannot {what}")
+
+    def _beyond(self, client: Client, spec: FunctionSpec) -> str:
+        """What it would get by calling such a function, and does not have; "" for nothing."""
+        if spec.session:
+            return f"run cells in sessions. {SCOPE}"
+        container = self.registry.containers.get(client.container_id)
+        if container is None:
+            return f"call {spec.app}.{spec.name}: its container has ended."
+        own = container.pool.spec
+        if own.block_network and not spec.block_network:
+            return (
+                f"call {spec.app}.{spec.name}, which has a network, from {container.pool.label}, which has "
+                f"none (block_network=True). Define {spec.name} with block_network=True too."
+            )
+        seen = {mount.path for mount in own.image.mounts}
+        more = [mount.path for mount in spec.image.mounts if mount.path not in seen]
+        if more:
+            return (
+                f"call {spec.app}.{spec.name}, which sees {more[0]}: {container.pool.label} does not see "
+                f"that. Define both in the same environment, or call {spec.name} from the notebook."
+            )
+        return ""
 
     # --- for decisions -----------------------------------------------------------------------------
 
@@ -139,20 +210,3 @@ class Nesting:
                     self.streams.detach(client, call.call_id)
                     if client.port is not None:
                         client.port.send(Refused(call_id=call.call_id, problem=problem))
-
-
-def forbidden(message: ClientMessage) -> Problem | None:
-    """Why code in a container may not say that; None where it may."""
-    if isinstance(message, Define) and message.spec.session:
-        what = "run cells in sessions"
-    elif isinstance(message, StopSession):
-        what = "stop sessions"
-    elif isinstance(message, Cancel) and message.mode == "terminate":
-        what = "end containers (terminate_containers=True)"
-    else:
-        return None
-    return Problem(error="PermissionDeniedError", message=f"Code in a container cannot {what}. {SCOPE}")
-
-
-SCOPE = "It may call functions, and read and cancel calls of its user."
-"""What the token of a container is good for."""

@@ -71,7 +71,8 @@ def blocked_by(state: SchedulerState, rooms: Iterable[Room], pool: PoolState) ->
         if not choices(room.host, pool):
             continue
         if room.cores(pool.depth) + 1e-9 < pool.cpu:
-            used = room.host.cpus - room.cores(pool.depth)
+            # More than all may be reserved, where calls wait for calls.
+            used = min(room.host.cpus, room.host.cpus - room.cores(pool.depth))
             return (
                 f"waiting for {_count(pool.cpu, 'core')}: {used:g} of {room.host.cpus:g} reserved by "
                 f"{_holders(state, room.host.containers.values())}"

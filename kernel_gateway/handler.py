@@ -71,6 +71,7 @@ class Handler(RequestHandler):
     for_containers = False
     """Whether code in a container may use it, with its container's token."""
 
+    _early = False
     user = ""
     container_id = ""
     """Of code in a container: which."""
@@ -112,6 +113,7 @@ class Handler(RequestHandler):
                 raise self._too_large()
         except RequestError as refusal:
             if not 0 < self._announced <= DRAIN_LIMIT or "Expect" in self.request.headers:
+                self._early = True
                 raise
             self._refusal = refusal
         connection = cast("HTTP1Connection", self.request.connection)
@@ -220,6 +222,9 @@ class Handler(RequestHandler):
                 message=f"The gateway failed on {self.request.method} {self.request.path}; "
                 f"{self.gateway.home.log} says more.",
             )
+        if self._early:
+            # Tornado closes the connection over an answer that comes so early: the next request is not lost.
+            self.set_header("Connection", "close")
         self.reply(problem, status_code)
 
     def log_exception(

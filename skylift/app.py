@@ -222,10 +222,14 @@ class App(metaclass=_AppType):
             self._spawned_ids.append(call_id)
 
     def _start(self) -> None:
+        if not self._runs_now:
+            _running.append(self)
         self._runs_now += 1
 
     def _finish(self, detach: bool) -> None:
         self._runs_now -= 1
+        if not self._runs_now:
+            _running.remove(self)
         if self._runs_now or detach:
             return
         spawned, self._spawned_ids = self._spawned_ids, []
@@ -287,7 +291,15 @@ def _refuse(name: str) -> NoReturn:
     raise InvalidError(f"App.{name} is not built yet")
 
 
+_running: list[App] = []
+"""Apps within their ``with app.run():``."""
+
+
 def _restore(name: str | None, image: Image | None, label: str) -> App:
+    # A handle that comes back from a container belongs to the app that it was sent from.
+    for app in _running:
+        if (app._name, app._label) == (name, label):
+            return app
     app = App(name, image=image)
     app._known_as = label
     return app

@@ -244,3 +244,20 @@ async def test_sessions_hosts_and_spend(lists: Lists) -> None:
     assert ("ho-00000000", True, 1) == (host["host_id"], host["connected"], host["containers"])
     spend = await lists.get("/v1/spend?by=function&days=7")
     assert ("function", "raw.echo") == (spend["by"], spend["rows"][0]["key"])
+
+
+async def test_code_in_a_container_cancels_calls_and_ends_no_containers(lists: Lists) -> None:
+    call_id = await lists.endless()
+    detail = await lists.get(f"/v1/calls/{call_id}")
+    container_id = detail["container"]["container_id"]
+    lists.token = lists.control.tokens.mint(container_id, "local")
+    refused = await lists.ask("POST", f"/v1/calls/{call_id}/cancel", b'{"mode": "terminate"}')
+    check(refused, "POST", 403, "PermissionDeniedError")
+    assert (
+        "Code in a container cannot end containers (mode terminate). "
+        "It may call functions, and read and cancel calls of its user."
+    ) == problem(refused).message
+    answer = await lists.ask("POST", f"/v1/calls/{call_id}/cancel")
+    assert 202 == answer.status
+    lists.control.tokens.revoke(container_id)
+    check(await lists.ask("GET", "/v1/calls"), "GET", 401, "AuthError")

@@ -8,7 +8,9 @@ import socket
 from typing import Any
 
 import pytest
-from served_gateway import TOKEN, Served, ask, check, problem, upgrade
+import urllib3
+from raw_client import raw_client
+from served_gateway import CONTAINER_TOKEN, TOKEN, Served, ask, check, problem, upgrade
 
 from skylift.kernel_gateway import server
 
@@ -21,6 +23,15 @@ NAMES = {
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH")
 OPEN = {("GET", "/v1/health")}
 """Needs no token."""
+OPEN_TO_CONTAINERS = {
+    ("GET", "/v1/health"),
+    ("GET", "/v1/connect"),
+    *((method, "/v1/blobs/" + "0" * 64) for method in ("GET", "HEAD", "PUT")),
+    ("GET", "/v1/calls"),
+    ("GET", "/v1/calls/fc-00000000"),
+    ("GET", "/v1/calls/fc-00000000/output"),
+    ("POST", "/v1/calls/fc-00000000/cancel"),
+}
 
 
 def routes() -> list[tuple[str, str]]:
@@ -66,6 +77,43 @@ async def test_no_route_opens_without_the_token(
     if method != "HEAD":
         assert str(served.home / "token") in problem(answer).message
     assert served.control.told.empty()
+
+
+@pytest.mark.parametrize(("method", "path"), routes())
+async def test_code_in_a_container_may_use_these_routes_and_no_others(
+    served: Served, method: str, path: str
+) -> None:
+    if (method, path) in OPEN_TO_CONTAINERS:
+        handler = next(each for pattern, each in server.ROUTES if re.fullmatch(pattern, path))
+        assert handler.for_containers or not handler.needs_token
+        return
+    answer = await ask(served, method, path, CONTAINER_TOKEN)
+    check(answer, method, 403, "PermissionDeniedError")
+    if method != "HEAD":
+        assert (
+            f"Code in a container cannot use {method} {path}. "
+            "It may call functions, and read and cancel calls of its user."
+        ) == problem(answer).message
+    assert served.control.told.empty()
+
+
+async def test_a_container_is_known_by_its_token(served: Served) -> None:
+    async with raw_client(served.url, CONTAINER_TOKEN):
+        assert "co-00000001" == (await served.control.next("client connected")).container_id
+    async with served.client():
+        assert "" == (await served.control.next("client connected")).container_id
+
+
+async def test_a_refusal_that_ends_the_connection_says_so(served: Served) -> None:
+    pool = urllib3.PoolManager(maxsize=1)
+
+    def ask_twice() -> None:
+        for token, status in (("wrong", 401), (CONTAINER_TOKEN, 403)) * 10:
+            headers = {"Authorization": f"Bearer {token}"}
+            answer = pool.request("GET", served.url + "/v1/hosts", headers=headers, retries=False)
+            assert (status, "close") == (answer.status, answer.headers["Connection"])
+
+    await asyncio.to_thread(ask_twice)
 
 
 @pytest.mark.parametrize(("method", "path"), routes())

@@ -258,11 +258,15 @@ class FakeGateway:
     def of(self, kind: type[T]) -> list[T]:
         return [message for message in self.messages if isinstance(message, kind)]
 
-    def start(self, spec: FunctionSpec, gpu: GpuRequest | None = None, wait: bool = True) -> str:
+    def start(
+        self, spec: FunctionSpec, gpu: GpuRequest | None = None, wait: bool = True, token: str = ""
+    ) -> str:
         """Start a container; its id."""
         container_id = new_id("co")
         self.started.append(container_id)
-        self.last_start = StartContainer(container_id=container_id, pool_id="pool-1", spec=spec, gpu=gpu)
+        self.last_start = StartContainer(
+            container_id=container_id, pool_id="pool-1", spec=spec, gpu=gpu, token=token
+        )
         self.send(self.last_start)
         if wait:
             changed = self.wait_for(lambda: self.containers.get(container_id), f"container {container_id}")

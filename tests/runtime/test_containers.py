@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import json
 import os
 import signal
+import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import pytest
 from fake_gateway import FakeGateway
 from host_process import HostProcess, local_image, session_spec, spec
 
-from skylift.wire import CallLost, GpuRequest, ImageSpec, MountSpec
+from skylift.wire import CallLost, FunctionSpec, GpuRequest, ImageSpec, MountSpec
 
 
 class TestStart:
@@ -161,6 +166,72 @@ class TestStop:
         assert 1 == gateway.finish(first).result
         assert isinstance(gateway.lost(second), CallLost)
         assert gateway.exited(container) is None
+
+
+class TestWayToTheGateway:
+    def test_a_container_with_a_token_reaches_the_gateway_even_without_a_network(
+        self, gateway: FakeGateway, listening: socket.socket
+    ) -> None:
+        def ask() -> tuple[dict[str, str], bytes, bytes]:
+            env = {name: os.environ[name] for name in ("SKYLIFT_GATEWAY_URL", "SKYLIFT_TOKEN")}
+            path = env["SKYLIFT_GATEWAY_URL"].removeprefix("unix://")
+            with open(os.path.join(os.path.dirname(path), "spec.json"), "rb") as file:
+                found = file.read()
+            with socket.socket(socket.AF_UNIX) as link:
+                link.connect(path)
+                link.sendall(b"ping")
+                return env, found, link.recv(16)
+
+        what = spec(block_network=True, env={"SKYLIFT_TOKEN": "not this one"})
+        container = gateway.start(what, token="the-token")
+        call = gateway.call(container, ask)
+        there, _ = listening.accept()
+        with there:
+            assert b"ping" == there.recv(16)
+            there.sendall(b"pong")
+            env, found, answer = gateway.finish(call).result
+        assert ("the-token", b"pong") == (env["SKYLIFT_TOKEN"], answer)
+        assert what == msgspec.json.decode(found, type=FunctionSpec)
+        gateway.stop(container)
+        gateway.exited(container)
+
+    def test_its_connections_end_with_it(self, gateway: FakeGateway, listening: socket.socket) -> None:
+        def connect() -> None:
+            import builtins
+
+            link = socket.socket(socket.AF_UNIX)
+            link.connect(os.environ["SKYLIFT_GATEWAY_URL"].removeprefix("unix://"))
+            builtins.link = link  # type: ignore[attr-defined]
+
+        container = gateway.start(spec(), token="the-token")
+        gateway.finish(gateway.call(container, connect))
+        there, _ = listening.accept()
+        with there:
+            gateway.stop(container)
+            gateway.exited(container)
+            there.settimeout(30)
+            with contextlib.suppress(ConnectionResetError):
+                assert b"" == there.recv(16)
+
+    def test_one_without_a_token_has_none(self, gateway: FakeGateway) -> None:
+        def look() -> tuple[list[str], list[str]]:
+            folder = os.path.dirname(os.environ["SKYLIFT_SOCKET"])
+            names = [name for name in os.environ if name in ("SKYLIFT_GATEWAY_URL", "SKYLIFT_TOKEN")]
+            return os.listdir(folder), names
+
+        assert (["runner.sock"], []) == gateway.finish(gateway.call(gateway.start(spec()), look)).result
+
+    @pytest.fixture
+    def listening(self, shared_host: tuple[HostProcess, FakeGateway]) -> Iterator[socket.socket]:
+        """Where the gateway's HTTP server would be."""
+        host, _ = shared_host
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            listening.settimeout(30)
+            port = listening.getsockname()[1]
+            announcement = host.home / "gateway.json"
+            announcement.write_text(json.dumps({"url": f"http://127.0.0.1:{port}"}))
+            yield listening
+            announcement.unlink()
 
 
 class TestContact:
