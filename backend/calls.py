@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from skylift.backend.streams import Attachment
 
 
+LOST_ARGS = Payload()
+"""Stands for arguments that nobody has any more: an earlier gateway had them in memory."""
+
+
 class Function(msgspec.Struct, eq=False, weakref=True):
     """A function that was defined."""
 

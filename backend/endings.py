@@ -6,8 +6,8 @@ import time
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from skylift.backend.calls import Call
-from skylift.backend.problems import error_event, interrupt_event, summary
+from skylift.backend.calls import LOST_ARGS, Call
+from skylift.backend.problems import error_event, interrupt_event, lost_with_gateway, summary
 from skylift.backend.streams import NO_EVENTS
 from skylift.wire import (
     CallState,
@@ -208,6 +208,10 @@ class Endings:
     def requeue(self, call: Call) -> None:
         """Put a call back to the front of its queue."""
         call.container = None
+        if call.args is LOST_ARGS:
+            name = call.function.spec.name
+            self.fail(call, lost_with_gateway(name, "its arguments were in the gateway's memory"))
+            return
         call.state = "queued"
         call.started = 0.0
         call.units = 1

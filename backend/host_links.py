@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from skylift.backend.calls import Call
 from skylift.backend.costs import hourly_price
 from skylift.backend.database import DatabaseError
+from skylift.backend.maps import MapInputs
 from skylift.backend.pools import Container, Host, Pool, pool_id
 from skylift.wire import (
     FINAL_STATES,
@@ -136,6 +137,11 @@ class HostLinks:
         welcome: dict[str, int] = {}
         known: list[tuple[Call, CallReport]] = []
         for report in hello.calls:
+            over = self.registry.recent.get(report.call_id)
+            if over is not None and not over.end_logged:
+                # The host has to keep it until how it ended is in the log.
+                welcome[report.call_id] = over.logged_seq
+                continue
             call = self._reported(host, report, states.get(report.call_id, ""))
             if call is not None:
                 welcome[report.call_id] = call.logged_seq
@@ -225,6 +231,7 @@ class HostLinks:
         self.recovery.reported(call)
         call.host_id = host.host_id
         call.state = "running"
+        call.expected_seq = max(report.next_seq, call.next_seq)
         if container is not None:
             self._put_together(call, container, report)
         return call
@@ -240,7 +247,6 @@ class HostLinks:
             return
         inputs = call.inputs
         if inputs is not None:
-            call.expected_seq = max(report.next_seq, call.next_seq)
             # One report speaks for all the containers that work on the map: which has what is not known.
             for index in report.inputs:
                 if index not in inputs.out and index not in inputs.done:
@@ -289,9 +295,7 @@ class HostLinks:
             self.endings.requeue(call)
             return
         alive = call.containers()
-        if inputs is not None and not any(
-            share.indexes for key, share in inputs.shares.items() if key not in call.pool.containers
-        ):
+        if inputs is not None and not self._may_have_begun(call, inputs):
             for container in alive:
                 container.call = None
                 container.busy_since = 0.0
@@ -311,6 +315,12 @@ class HostLinks:
                 f"{call.function.spec.name}, and its container is gone. Run it again.",
             ),
         )
+
+    def _may_have_begun(self, call: Call, inputs: MapInputs) -> bool:
+        """Whether inputs of a map that its host does not have may have had effects all the same: in a
+        container that is gone, or with results that never came."""
+        gone = (share for key, share in inputs.shares.items() if key not in call.pool.containers)
+        return any(share.indexes for share in gone) or call.next_seq < call.expected_seq
 
     def _lost_container(self, container: Container) -> None:
         container.call = None

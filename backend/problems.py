@@ -40,6 +40,14 @@ def _event(module: str, name: str, message: str, ours: str) -> Event:
     )
 
 
+def lost_with_gateway(name: str, why: str) -> Problem:
+    """Why a function's call ends that an earlier gateway took in."""
+    return Problem(
+        error="InternalFailure",
+        message=f"The gateway was restarted, and {name} cannot go on: {why}. Run it again.",
+    )
+
+
 def summary(problem: Problem) -> str:
     """One line, as `End.summary` has it."""
     return f"{problem.error}: {problem.message.splitlines()[0] if problem.message else ''}"

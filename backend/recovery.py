@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import RowMapping
 
-from skylift.backend.calls import Call, Function
+from skylift.backend.calls import LOST_ARGS, Call, Function
 from skylift.backend.database import DatabaseError
 from skylift.backend.log_reader import LogReader, StoredFunction
 from skylift.backend.maps import MapInputs
+from skylift.backend.problems import lost_with_gateway
 from skylift.backend.registry import Client
 from skylift.wire import ClientMessage, FunctionSpec, ImageSpec, Payload, Problem, Refused, Submit
 
@@ -191,31 +192,22 @@ class Recovery:
                 self._release(call)
 
     def _take_up(self, call: Call) -> None:
+        """See to a call that no host has: end it where it cannot be run, or may have begun."""
         if call.over:
             return
-        if call.inputs is not None:
-            if call.log_consumes:
-                self.endings.fail(
-                    call, _lost(call, "its inputs that had no result were in the gateway's memory")
-                )
-            elif call.inputs.finished:
-                self.endings.map_progressed(call)
-            elif call.state == "running":
-                self.endings.fail(
-                    call,
-                    _lost(
-                        call, "the host that ran its inputs was restarted too, and which began is not known"
-                    ),
-                )
-            return
+        inputs = call.inputs
         never_arrived = call.container_id in self.registry.containers
-        if call.state == "queued" or never_arrived:
-            if call.args is LOST_ARGS:
-                self.endings.fail(call, _lost(call, "its arguments were in the gateway's memory"))
-            return
-        self.endings.fail(
-            call, _lost(call, "the host that ran it does not have it any more: it was restarted, too")
-        )
+        why = ""
+        if inputs is not None and call.log_consumes:
+            why = "those of its inputs that had no result were in the gateway's memory"
+        elif inputs is not None and inputs.finished:
+            self.endings.map_progressed(call)
+        elif call.state == "running" and (inputs is not None or not never_arrived):
+            why = "the host that ran it does not have it any more: it was restarted, too"
+        elif call.args is LOST_ARGS:
+            why = "its arguments were in the gateway's memory"
+        if why:
+            self.endings.fail(call, lost_with_gateway(call.function.spec.name, why))
 
     def _release(self, call: Call) -> None:
         call.held = False
@@ -352,18 +344,6 @@ class Recovery:
                 self._absent.discard(call_id)
             else:
                 self.not_found(client, message)
-
-
-LOST_ARGS = Payload(data=b"")
-"""Stands for arguments that nobody has any more."""
-
-
-def _lost(call: Call, why: str) -> Problem:
-    return Problem(
-        error="InternalFailure",
-        message=f"The gateway was restarted, and {call.function.spec.name} cannot go on: {why}. "
-        "Run it again.",
-    )
 
 
 def _unknown_spec(row: Any) -> FunctionSpec:

@@ -531,3 +531,36 @@ async def test_a_client_that_is_back_before_the_host_finds_a_call_that_only_the_
     host.finish(call_id)
     await client.ended(call_id)
     assert [result_event()] == client.events(call_id)
+
+
+async def test_a_call_whose_arguments_are_gone_is_not_run_without_them(plane: Plane) -> None:
+    host, client = plane.host(), plane.client()
+    call_id = client.submit(client.define())
+    run = await host.run(call_id)
+    await plane.settle()
+    client = await restarted(plane, host, client)
+    client.say(Attach(call_id=call_id))
+    host.connect(calls=(report(call_id, run.container_id),))
+    host.say(CallLost(call_id=call_id, reason="it was killed"))
+    end = await client.ended(call_id)
+    assert (
+        "InternalFailure: The gateway was restarted, and f cannot go on: its arguments were in the gateway's "
+        "memory. Run it again." == end.summary
+    )
+    assert [] == host.all(RunCall)
+
+
+async def test_a_host_keeps_a_call_until_its_end_is_in_the_log(plane: Plane) -> None:
+    host, client = plane.host(), plane.client()
+    call_id = client.submit(client.define())
+    run = await host.run(call_id)
+    host.finish(call_id)
+    host.disconnect()
+    host.messages.clear()
+    calls = (report(call_id, run.container_id, next_seq=1, ended=True),)
+    host.connect(calls=calls)
+    assert {call_id: 0} == host.all(HostWelcome)[-1].calls
+    await plane.settle()
+    host.disconnect()
+    host.connect(calls=calls)
+    assert {} == host.all(HostWelcome)[-1].calls
