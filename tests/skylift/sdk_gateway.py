@@ -110,6 +110,9 @@ class FakeControl(ControlPlane):
     def authenticate(self, token: str) -> str | None:
         return "someone" if token == TOKEN else None
 
+    def container_of(self, token: str) -> str:
+        return ""
+
     def client_connected(self, port: ClientPort, hello: Hello) -> None:
         self.known[port] = set()
         if self.problem_on_hello is not None:
