@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -26,7 +25,7 @@ def main() -> int:
 
 
 def run_lab(environment: dict[str, str]) -> int:
-    """Its exit status. A Ctrl-C reaches JupyterLab as well, which ends by itself; here it is waited for."""
+    """Runs JupyterLab until it ends or Ctrl-C ends it. Returns the exit status."""
     command = [sys.executable, "-m", "jupyterlab", "-y", f"--notebook-dir={ROOT / 'notebooks'}"]
     command += ["--LabApp.default_url=/lab/tree/quickstart.ipynb", "--log-level=WARN"]
     if os.getuid() == 0:
@@ -35,12 +34,12 @@ def run_lab(environment: dict[str, str]) -> int:
         command.append("--no-browser")
     with subprocess.Popen(command, cwd=ROOT, env=environment) as lab:
         try:
-            while lab.returncode is None:
-                with contextlib.suppress(KeyboardInterrupt):
-                    lab.wait()
+            return lab.wait()
+        except KeyboardInterrupt:
+            return 0
         finally:
+            # A Ctrl-C reached it as well, but only on a terminal does it always heed one.
             lab.terminate()
-    return lab.returncode
 
 
 if __name__ == "__main__":
