@@ -6,6 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from skylift.backend.calls import Call, Function
+from skylift.backend.problems import lost_with_gateway
 from skylift.lazyfs.store import StoreError
 from skylift.wire import (
     DEFAULT_WINDOW,
@@ -239,7 +240,7 @@ class ClientCalls:
     def _submitted_again(self, client: Client, message: Submit, call: Call) -> None:
         if call.unclaimed:
             function = client.functions.get(message.function_id)
-            if function is None or call.user != client.user:
+            if function is None or (call.user and call.user != client.user):
                 self.refuse(client, _unknown_function(message.function_id), message.call_id)
                 return
             self.recovery.claim(call, client, message, function)
@@ -321,6 +322,10 @@ class ClientCalls:
             return
         if call.unclaimed:
             self.recovery.become_map(call)
+        if not call.function.function_id:
+            name = call.function.spec.name or call.call_id
+            self.endings.fail(call, lost_with_gateway(name, "its function was in the gateway's memory"))
+            return
         inputs = call.inputs
         if inputs is None:
             text = f"{message.call_id} is no map: it takes no inputs."
@@ -391,7 +396,7 @@ class ClientCalls:
             # It may be in the log; the message comes again when that is known.
             self.recovery.look_up(client, call_id, message)
             return None
-        if call.user != client.user:
+        if call.user != client.user and (call.user or not call.unclaimed):
             self.refuse(client, _unknown_call(call_id), call_id)
             return None
         return call

@@ -214,7 +214,7 @@ class HostLinks:
         if call is None:
             if state in FINAL_STATES or self.registry.find(report.call_id) is not None:
                 return None
-            if report.held_from > 0 or container is None:
+            if report.held_from > 0:
                 log.error("Host %s has call %s, whose log is lost: dropped", host.name, report.call_id)
                 return None
             call = self.recovery.unclaimed(report.call_id, container, report.inputs)

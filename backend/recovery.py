@@ -18,12 +18,13 @@ from skylift.backend.calls import LOST_ARGS, Call, Function
 from skylift.backend.database import DatabaseError
 from skylift.backend.log_reader import LogReader, StoredFunction
 from skylift.backend.maps import MapInputs
+from skylift.backend.pools import Pool
 from skylift.backend.problems import lost_with_gateway
 from skylift.backend.registry import Client
 from skylift.wire import ClientMessage, FunctionSpec, ImageSpec, Payload, Problem, Refused, Submit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from skylift.backend.call_log import CallLog
     from skylift.backend.control import ClientPort
@@ -145,6 +146,7 @@ class Recovery:
             since=monotonic(),
         )
         call.answered = True
+        call.unclaimed = not row["user"]
         call.state = row["state"]
         call.end_logged = call.over
         call.error = row["error"]
@@ -222,15 +224,16 @@ class Recovery:
 
     # --- calls that only a host knows --------------------------------------------------------------------
 
-    def unclaimed(self, call_id: str, container: Container, inputs: tuple[int, ...]) -> Call:
+    def unclaimed(self, call_id: str, container: Container | None, inputs: tuple[int, ...]) -> Call:
         """A call that a host reports and the log lacks: its row was lost with the last gateway's memory. Kept
-        until its client asks for it, for `client_grace`."""
-        pool = container.pool
+        until its client asks for it, for `client_grace`. Where its container is gone, so is whose it was:
+        it is the user's who knows its id."""
+        pool = container.pool if container is not None else Pool("", _unknown_spec({}), "")
         call = Call(
             call_id,
             user=pool.user,
             client_id="",
-            notebook=container.notebook,
+            notebook=container.notebook if container is not None else "",
             function=Function("", pool.spec, Payload(), pool.user, saved=True),
             pool=pool,
             kind="map" if inputs else "cell" if pool.session else "call",
@@ -253,6 +256,10 @@ class Recovery:
 
     def claim(self, call: Call, client: Client, submit: Submit, function: Function) -> None:
         """The client of an unclaimed call has submitted it again."""
+        if not call.pool.user:
+            call.pool.calls -= 0 if call.over else 1
+            call.pool = self.registry.pool_for(function.spec, client.user)
+            call.pool.calls += 0 if call.over else 1
         call.function = function
         call.kind = submit.kind
         call.window = submit.window
@@ -260,7 +267,7 @@ class Recovery:
         call.detached = submit.detached
         call.summary = submit.summary
         call.cell = submit.cell
-        if submit.kind == "map":
+        if submit.kind == "map" and not call.over:
             self.become_map(call)
         if not call.over:
             self.registry.queued_bytes += len(submit.args.data) - len(call.args.data)
@@ -285,6 +292,7 @@ class Recovery:
         if not call.unclaimed:
             return
         call.unclaimed = False
+        call.user = call.user or client.user
         call.client_id = client.client_id
         call.notebook = client.notebook
         self.log.changed(call)
@@ -346,7 +354,9 @@ class Recovery:
                 self.not_found(client, message)
 
 
-def _unknown_spec(row: Any) -> FunctionSpec:
+def _unknown_spec(row: Mapping[Any, Any]) -> FunctionSpec:
     """What is left of a function whose spec the log lacks or cannot read."""
     image = ImageSpec(kind="environment", machine="", python="", python_version="", mounts=(), sys_path=())
-    return FunctionSpec(app=row["app"], name=row["function"], image=image, session=row["session"])
+    return FunctionSpec(
+        app=row.get("app", ""), name=row.get("function", ""), image=image, session=row.get("session", "")
+    )

@@ -104,8 +104,10 @@ class History:
             client.up = host.up = False
             host.sent.clear()
             if self.restart_host:
-                # What neither a host nor the disk has any more may run again: nobody knows that it ran.
-                await plane.settle()
+                # What neither a host nor the disk has any more may run again: nobody knows that it ran. A
+                # commit may set more going, so one is not enough.
+                for _ in range(3):
+                    await plane.settle()
             await plane.crash()
             await plane.start()
 

@@ -564,3 +564,26 @@ async def test_a_host_keeps_a_call_until_its_end_is_in_the_log(plane: Plane) -> 
     host.disconnect()
     host.connect(calls=calls)
     assert {} == host.all(HostWelcome)[-1].calls
+
+
+async def test_a_call_that_ended_with_its_container_is_kept_for_its_client(plane: Plane) -> None:
+    host, client = plane.host(), plane.client()
+    call_id = client.submit(client.define())
+    run = await host.run(call_id)
+    await plane.crash()
+    await plane.start()
+    host.messages.clear()
+    host.connect(calls=(report(call_id, run.container_id, next_seq=1, ended=True),), keep=False)
+    assert {call_id: 0} == (await host.one(HostWelcome)).calls
+    host.finish(call_id, b"once")
+    await plane.settle()
+    plane.control.registry.recent.clear()
+    client = plane.client(client_id=client.client_id)
+    client.say(Submit(call_id=call_id, function_id=client.define(), kind="call", resubmitted=True))
+    await client.ended(call_id)
+    assert [result_event(b"once")] == client.events(call_id)
+    assert [] == host.all(RunCall)
+    await plane.settle()
+    detail = await plane.control.call("local", call_id)
+    assert detail is not None
+    assert ("f", "done") == (detail.call.function, detail.call.state)
