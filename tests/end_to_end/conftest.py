@@ -37,9 +37,12 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningGateway]:
-    """A running gateway, to which the SDK in this process speaks."""
-    gateway = RunningGateway(tmp_path / "home", CONFIG)
+def gateway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[RunningGateway]:
+    """A running gateway, to which the SDK in this process speaks. Parametrize it indirectly with more of
+    ``[host]``."""
+    gateway = RunningGateway(tmp_path / "home", CONFIG + getattr(request, "param", ""))
     monkeypatch.setenv("SKYLIFT_HOME", str(gateway.home))
     try:
         gateway.start()
