@@ -272,8 +272,8 @@ def test_calls_that_can_never_begin_fail_and_the_next_ones_run(gateway: RunningG
         assert 4 == inner.remote(2)
     assert (
         "deadlock.inner would never begin: it is waiting for an H100: 1 of 1 in use by deadlock.outer "
-        "(waiting for calls of its own). What it needs is held by calls that wait for it. Ask for less (cpu=, "
-        "memory=, gpu=) for the functions that call each other, or make fewer of these calls at once."
+        "(waiting for calls of its own). What it needs is held by calls that wait for it. Ask for less "
+        "(cpu=, memory=, gpu=) for the functions that call each other, or make fewer of these calls at once."
     ) == str(caught.value)
 
 

@@ -9,10 +9,26 @@ import sys
 import zipfile
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK_NEEDS = ("ipykernel", "ipywidgets", "matplotlib", "nbclient", "nbformat", "numpy", "tqdm")
+
+NESTED = """
+import skylift
+app = skylift.App()
+
+@app.function()
+def square(number):
+    return number * number
+
+@app.function()
+def outer(numbers):
+    return sum(square.map(numbers)), skylift.__file__
+
+print("{} from {}".format(*outer.remote([1, 2, 3])))
+"""
 
 
 def run(*command: str | Path, cwd: Path, timeout: float) -> str:
@@ -83,3 +99,9 @@ def test_the_wheel_runs_the_quickstart_in_a_clean_environment(wheel: Path, tmp_p
     notebook = shutil.copy(ROOT / "notebooks" / "quickstart.ipynb", tmp_path)
     shown = run(python, "-m", "scripts.demo", notebook, cwd=tmp_path, timeout=300)
     assert "nothing is left running" in shown
+
+    # In a container the SDK is the installed one, too.
+    nested = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(NESTED)])
+    nbformat.write(nested, tmp_path / "nested.ipynb")
+    shown = run(python, "-m", "scripts.demo", tmp_path / "nested.ipynb", cwd=tmp_path, timeout=300)
+    assert f"14 from {tmp_path}/venv/" in shown
