@@ -174,11 +174,13 @@ class BreakingNetwork:
                 near.close()
                 continue
             far.settimeout(None)
+            for end in (near, far):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # From here on `cut` may close them at any moment.
             with self._lock:
                 self._pairs.append((near, far))
                 self.connections += 1
             for source, sink in ((near, far), (far, near)):
-                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
 
 
