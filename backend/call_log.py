@@ -63,6 +63,7 @@ class CallLog:
         self._spend_statement = upsert(
             schema.spend, dialect, add=("seconds", "cost", "idle_seconds", "idle_cost", "calls")
         )
+        self._nested_statement = upsert(schema.nested_calls, dialect)
         self._output_statement = upsert(schema.output, dialect, merge=merge_output)
         database.collectors.append(self._collect)
 
@@ -101,6 +102,10 @@ class CallLog:
         if not self._containers:
             self.database.touch()
         self._containers[container.container_id] = container
+
+    def nested(self, call: Call, parent: Call) -> None:
+        """A call was made by the code of another."""
+        self.database.write(self._nested_statement, (call.call_id, parent.call_id))
 
     def session(self, session_id: str, user: str, name: str, notebook: str) -> None:
         """A session was used."""

@@ -174,9 +174,11 @@ class ClientCalls:
             since=now,
         )
         registry.add(call)
-        if caller is not None and not call.log_consumes:
-            call.depth = caller.depth + 1
-            self.dispatcher.waiting_began()
+        if caller is not None:
+            self.log.nested(call, caller)
+            if not call.log_consumes:
+                call.depth = caller.depth + 1
+                self.dispatcher.waiting_began()
         if not message.durable:
             if not message.detached:
                 self.streams.attach_new(client, call)

@@ -47,6 +47,7 @@ from skylift.backend.tokens import TokenBook
 from skylift.backend.views import (
     CallDetail,
     CallFilter,
+    CallGraph,
     CallPage,
     ContainerView,
     HostView,
@@ -330,6 +331,10 @@ class ControlPlane:
     async def call(self, user: str, call_id: str) -> CallDetail | None:
         """One call, or None where the user has no such call."""
         return await self._reports.call(user, call_id)
+
+    async def graph(self, user: str, call_id: str) -> CallGraph | None:
+        """A call and what its code called, and so on; None where the user has no such call."""
+        return await self._reports.graph(user, call_id)
 
     async def output(
         self, user: str, call_id: str, from_seq: int = 0, limit: int = 1000

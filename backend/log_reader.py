@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, delete, func, select
+from sqlalchemy import Connection, RowMapping, delete, func, literal, select
 
 from skylift.backend.call_log import decode_done
 from skylift.backend.database import Database
 from skylift.backend.maps import IndexSet
-from skylift.backend.schema import calls, containers, functions, output, sessions
+from skylift.backend.schema import calls, containers, functions, nested_calls, output, sessions
 from skylift.wire import FINAL_STATES, FunctionSpec
 
 PAGE_ROWS = 16
@@ -74,6 +74,20 @@ class LogReader:
             return {row["call_id"]: row for row in rows}
 
         return await self.database.read(query)
+
+    async def graph(self, call_id: str, limit: int) -> list[RowMapping]:
+        """The rows of a call and of the calls that its code made, and theirs in turn, each with its
+        ``parent``; `limit` of them at most, the call itself first."""
+        tree = select(literal(call_id).label("call_id"), literal("").label("parent")).cte(recursive=True)
+        made = select(nested_calls.c.call_id, nested_calls.c.parent)
+        tree = tree.union(made.join(tree, nested_calls.c.parent == tree.c.call_id))
+        query = (
+            select(calls, tree.c.parent)
+            .join(tree, calls.c.call_id == tree.c.call_id)
+            .order_by(tree.c.parent != "", calls.c.call_id)
+            .limit(limit)
+        )
+        return await self.database.read(lambda connection: list(connection.execute(query).mappings()))
 
     async def unfinished(self) -> list[RowMapping]:
         """Rows of the calls that were not over when the gateway ended, in the order in which they came."""
@@ -170,6 +184,7 @@ def read_output(connection: Connection, call_id: str, from_seq: int, limit: int)
 
 def _delete_calls(connection: Connection, call_ids: list[str]) -> None:
     connection.execute(delete(output).where(output.c.call_id.in_(call_ids)))
+    connection.execute(delete(nested_calls).where(nested_calls.c.call_id.in_(call_ids)))
     connection.execute(delete(calls).where(calls.c.call_id.in_(call_ids)))
 
 

@@ -15,6 +15,8 @@ from skylift.backend.schema import calls, containers, spend
 from skylift.backend.views import (
     CallDetail,
     CallFilter,
+    CallGraph,
+    CallNode,
     CallPage,
     CallRow,
     ContainerView,
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from skylift.backend.engines.base import Engine
     from skylift.backend.log_reader import LogReader
     from skylift.backend.registry import Registry
+
+GRAPH_CALLS = 10_000
+"""Calls of one tree that are told of at once."""
 
 TEXT_KINDS = frozenset({"output", "display", "value", "clear"})
 """Events whose data is text that may be shown; that of the others is pickled."""
@@ -80,6 +85,15 @@ class Reports:
             output_bytes=row["output_bytes"],
             attempts=row["attempts"],
         )
+
+    async def graph(self, user: str, call_id: str) -> CallGraph | None:
+        """See `ControlPlane.graph`."""
+        await self.database.flush()
+        rows = await self.reader.graph(call_id, GRAPH_CALLS + 1)
+        if not rows or rows[0]["call_id"] != call_id or rows[0]["user"] != user:
+            return None
+        nodes = [CallNode(call=self._call_row(row), parent=row["parent"]) for row in rows[:GRAPH_CALLS]]
+        return CallGraph(calls=tuple(nodes), more=len(rows) > GRAPH_CALLS)
 
     def _call_row(self, row: RowMapping) -> CallRow:
         live = self.registry.calls.get(row["call_id"])

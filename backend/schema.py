@@ -90,6 +90,15 @@ calls = Table(
     Index("calls_ended", "ended"),
 )
 
+nested_calls = Table(
+    "nested_calls",
+    metadata,
+    Column("call_id", Text, primary_key=True),
+    # The call whose code made it.
+    Column("parent", Text, nullable=False),
+    Index("nested_calls_parent", "parent"),
+)
+
 output = Table(
     "output",
     metadata,

@@ -103,6 +103,22 @@ class CallDetail(View, frozen=True, kw_only=True):
     """How often it was given to a container."""
 
 
+class CallNode(View, frozen=True, kw_only=True):
+    """A call in a tree of calls."""
+
+    call: CallRow
+    parent: str
+    """The call whose code made it; "" for the first."""
+
+
+class CallGraph(View, frozen=True, kw_only=True):
+    """A call, which comes first, and what its code called, and so on."""
+
+    calls: tuple[CallNode, ...]
+    more: bool
+    """There are more of them."""
+
+
 class OutputItem(View, frozen=True, kw_only=True):
     """One event of a call's output, as people can see it."""
 

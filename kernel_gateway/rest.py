@@ -131,6 +131,19 @@ class OutputHandler(RestHandler):
         self.reply(page)
 
 
+class GraphHandler(RestHandler):
+    """``GET /v1/calls/{id}/graph``."""
+
+    for_containers = True
+
+    async def get(self, call_id: str) -> None:
+        """The call, the calls that its code made, and so on."""
+        graph = await self.gateway.control.graph(self.user, call_id)
+        if graph is None:
+            raise _no_call(call_id)
+        self.reply(graph)
+
+
 class CancelHandler(RestHandler):
     """``POST /v1/calls/{id}/cancel``."""
 
@@ -235,6 +248,7 @@ ROUTES: list[tuple[str, type[Handler]]] = [
     (r"/v1/calls", CallsHandler),
     (r"/v1/calls/([a-z]{2}-[0-9a-z]+)", CallHandler),
     (r"/v1/calls/([a-z]{2}-[0-9a-z]+)/output", OutputHandler),
+    (r"/v1/calls/([a-z]{2}-[0-9a-z]+)/graph", GraphHandler),
     (r"/v1/calls/([a-z]{2}-[0-9a-z]+)/cancel", CancelHandler),
     (r"/v1/containers", ContainersHandler),
     (r"/v1/containers/([a-z]{2}-[0-9a-z]+)", ContainerHandler),

@@ -6,8 +6,9 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from queue import Empty
-from typing import Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
+from skylift.call_graph import InputInfo, call_graph
 from skylift.calls import CallMessage, RemoteCall, unexpected_end
 from skylift.client import Client
 from skylift.context import is_local
@@ -98,9 +99,10 @@ class FunctionCall(Generic[R]):
         """What happened to the call, and when: queued, container started, started, first output, ended."""
         return Blocking(self._timeline)
 
-    def get_call_graph(self) -> NoReturn:
-        """Not built yet. Raises `InvalidError`."""
-        raise InvalidError("FunctionCall.get_call_graph is not built yet")
+    @property
+    def get_call_graph(self) -> Blocking[..., list[InputInfo]]:
+        """The call and, as its children, the calls that its code made, and theirs in turn."""
+        return Blocking(self._get_call_graph)
 
     def __repr__(self) -> str:
         return f"<skylift.FunctionCall {self._call_id}>"
@@ -189,6 +191,11 @@ class FunctionCall(Generic[R]):
     async def _timeline(self, waiter: Waiter) -> list[TimelineEntry]:
         row = await self._row(waiter)
         return [TimelineEntry(**entry) for entry in row["timeline"]]
+
+    async def _get_call_graph(self, waiter: Waiter) -> list[InputInfo]:
+        client = await connected_client(waiter)
+        graph = await waiter.call(client.http.get, f"/v1/calls/{self._call_id}/graph")
+        return call_graph(graph["calls"])
 
     async def _row(self, waiter: Waiter) -> dict[str, Any]:
         client = await connected_client(waiter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ from control_harness import IMAGE, FakeClient, FakeHost, Plane, Refused, result_
 from sqlalchemy import select
 
 from skylift.backend import nesting
-from skylift.backend.schema import tokens
+from skylift.backend.schema import nested_calls, tokens
 from skylift.wire import (
     Attach,
     CallReport,
@@ -145,6 +146,38 @@ async def test_it_calls_functions_for_the_notebook_that_called_it(plane: Plane) 
     assert detail is not None
     assert "train.ipynb" == detail.call.notebook
     assert outer != inner
+
+
+async def test_the_log_has_which_call_made_which(plane: Plane) -> None:
+    host = plane.host()
+    outer, inside = await running(plane, host)
+    first, second = (inside.submit(inside.define(spec(name))) for name in ("first", "second"))
+    run = await host.run(first)
+    deeper = plane.client(container_id=run.container_id)
+    spawned = deeper.submit(deeper.define(spec("spawned")), durable=True, detached=True)
+    await host.run(spawned)
+    notebook = plane.client()
+    notebook.submit(notebook.define(INNER))
+
+    graph = await plane.control.graph("local", outer)
+    assert graph is not None
+    assert (outer, "") == (graph.calls[0].call.call_id, graph.calls[0].parent)
+    assert {(outer, ""), (first, outer), (second, outer), (spawned, first)} == {
+        (node.call.call_id, node.parent) for node in graph.calls
+    }
+    assert not graph.more
+    part = await plane.control.graph("local", first)
+    assert part is not None
+    assert [(first, ""), (spawned, first)] == [(node.call.call_id, node.parent) for node in part.calls]
+    assert await plane.control.graph("ada", outer) is None
+    assert await plane.control.graph("local", "fc-00000000") is None
+
+    for call_id in (spawned, first, second, outer):
+        host.finish(call_id)
+    await plane.settle()
+    await plane.control._reader.forget(before=time.time() + 60)
+    rows = await plane.database.read(lambda connection: connection.execute(select(nested_calls)).all())
+    assert [] == rows
 
 
 @pytest.mark.parametrize(

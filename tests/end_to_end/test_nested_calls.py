@@ -19,6 +19,7 @@ from sqlalchemy import create_engine, text
 
 import skylift
 from skylift import App, FunctionCall, exceptions
+from skylift.call_graph import InputStatus
 
 TWO_CORES = pytest.mark.parametrize("gateway", ["cpus = 2"], indirect=True)
 
@@ -41,6 +42,11 @@ def test_a_function_calls_another(gateway: RunningGateway) -> None:
     calls = gateway.get("/v1/calls")["calls"]
     assert [inner_id, outer_id] == [call["call_id"] for call in calls]
     assert calls[1]["notebook"] == calls[0]["notebook"]
+    (graph,) = FunctionCall.from_id(outer_id or "").get_call_graph()
+    assert ("outer", InputStatus.SUCCESS) == (graph.function_name, graph.status)
+    assert [("inner", inner_id, [])] == [
+        (child.function_name, child.function_call_id, child.children) for child in graph.children
+    ]
 
 
 def test_every_way_of_calling(gateway: RunningGateway) -> None:

@@ -30,6 +30,7 @@ OPEN_TO_CONTAINERS = {
     ("GET", "/v1/calls"),
     ("GET", "/v1/calls/fc-00000000"),
     ("GET", "/v1/calls/fc-00000000/output"),
+    ("GET", "/v1/calls/fc-00000000/graph"),
     ("POST", "/v1/calls/fc-00000000/cancel"),
 }
 

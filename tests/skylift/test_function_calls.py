@@ -137,8 +137,6 @@ def test_figures(app: skylift.App) -> None:
     assert 0.25 == call.cost()
     assert ["queued", "started"] == [entry.what for entry in call.timeline()]
     assert 1 == call.num_inputs()
-    with pytest.raises(InvalidError, match="get_call_graph is not built yet"):
-        call.get_call_graph()
 
 
 def test_two_followers_of_one_call(app: skylift.App, gateway: FakeGateway) -> None:
