@@ -25,9 +25,10 @@ class SkyliftSide:
         def generate(count: int) -> Iterator[int]:
             yield from range(count)
 
-        self._call = self.app.function(name="call", max_containers=1)(increment)
-        self._map = self.app.function(name="map", max_containers=2)(increment)
-        self._generate = self.app.function(name="generate", max_containers=1)(generate)
+        # Kept while the other sides have their turns, as Ray keeps its workers.
+        self._call = self.app.function(name="call", max_containers=1, scaledown_window=1200)(increment)
+        self._map = self.app.function(name="map", max_containers=2, scaledown_window=1200)(increment)
+        self._generate = self.app.function(name="generate", max_containers=1, scaledown_window=1200)(generate)
 
     def call(self, number: int) -> int:
         """A synchronous call of a function whose container is warm."""
