@@ -3,6 +3,9 @@
 They lie in a folder of an ordinary file system rather than in a tmpfs: what is used stays in the page cache,
 CRIU reads it from there faster (a tmpfs has its pages one by one, ext4 and XFS in large pieces), and the
 kernel can take the memory back.
+
+The cache's folder is for the host's user alone. What is inside may be read by all who can get there: CRIU
+opens it before it enters the container's user namespace, and reads on as somebody else.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from pathlib import Path
 import msgspec
 
 from skylift.lazyfs.store import Store
-from skylift.runtime.snapshot_manifest import Manifest, SnapshotSpaceError
+from skylift.runtime.snapshot_errors import SnapshotSpaceError
+from skylift.runtime.snapshot_manifest import Manifest
 from skylift.runtime.snapshot_packing import WORKERS
 from skylift.runtime.snapshot_unpacking import Unpacking
 
@@ -95,7 +99,8 @@ class SnapshotCache:
         self._lock = threading.RLock()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         """The least recently used first."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
         self._take_over()
 
     @property
@@ -139,7 +144,7 @@ class SnapshotCache:
                 return
             target = self._folder / name
             folder.replace(target)
-            target.chmod(0o700)
+            target.chmod(0o755)
             entry = self._entries[name] = _Entry(target, manifest, None, _size(target))
             self._note(name, entry)
         self._make_room()
@@ -161,7 +166,8 @@ class SnapshotCache:
     def _begin(self, name: str, manifest: Manifest) -> _Entry:
         folder = self._folder / name
         try:
-            folder.mkdir(mode=0o700)
+            folder.mkdir()
+            folder.chmod(0o755)
         except OSError as error:
             raise SnapshotSpaceError(
                 f"Snapshot {name[:16]} cannot be unpacked: cannot make {folder}: {error.strerror}."

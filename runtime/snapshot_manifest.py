@@ -1,13 +1,4 @@
-"""What a snapshot is made of, as it lies in the store (JSON, one blob), and what can be wrong with one.
-
-::
-
-    SnapshotError
-    ├── SnapshotSpaceError         no room on a disk; nothing half is left
-    ├── SnapshotMissingError       the store has no such snapshot (any more)
-    ├── SnapshotDamagedError       its bytes are not what was written
-    └── SnapshotUnreachableError   the store does not answer: another time it may
-"""
+"""What a snapshot is made of, as it lies in the store: JSON, in one blob."""
 
 from __future__ import annotations
 
@@ -16,32 +7,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from skylift.runtime.snapshot_errors import SnapshotDamagedError
 from skylift.runtime.snapshot_needs import Needs
 
 FORMAT = 1
 
 Encoding = Literal["raw", "zstd"]
 Kind = Literal["template", "session"]
-
-
-class SnapshotError(Exception):
-    """A snapshot cannot be written or restored."""
-
-
-class SnapshotSpaceError(SnapshotError):
-    """There is no room for it on a disk."""
-
-
-class SnapshotMissingError(SnapshotError):
-    """The store does not have it."""
-
-
-class SnapshotDamagedError(SnapshotError):
-    """It, or a part of it, is not what was written."""
-
-
-class SnapshotUnreachableError(SnapshotError):
-    """The store cannot be read now."""
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):

@@ -22,7 +22,7 @@ import zstandard
 from skylift.lazyfs.store import Bytes
 from skylift.runtime.snapshot_manifest import Chunk, Encoding, Piece, SnapshotFile
 
-CHUNK = 1024 * 1024
+CHUNK = 2 * 1024 * 1024
 SHORT_CHUNK = 256 * 1024
 """A chunk that is as long ends where a run of pages ends."""
 SMALL_FILE = 256 * 1024

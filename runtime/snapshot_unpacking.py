@@ -9,20 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import zstandard
-
-from skylift.lazyfs.store import BlobDamagedError, BlobMissingError, Bytes, Store
-from skylift.runtime.snapshot_manifest import (
-    Manifest,
-    SnapshotDamagedError,
-    SnapshotError,
-    SnapshotSpaceError,
-    SnapshotUnreachableError,
-)
+from skylift.lazyfs.store import Store
+from skylift.runtime.snapshot_chunks import ChunkReader
+from skylift.runtime.snapshot_errors import SnapshotError, SnapshotSpaceError
+from skylift.runtime.snapshot_manifest import Manifest
 from skylift.runtime.snapshot_packing import SMALL_FILE, WORKERS
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -34,20 +28,22 @@ class Unpacking:
     def __init__(
         self, manifest: Manifest, name: str, folder: Path, store: Store, workers: int = WORKERS
     ) -> None:
-        """`folder` must be there, and empty; `name` is the snapshot's, for messages. Does nothing yet."""
+        """`folder` must be there, empty, and where nobody else comes: it will hold the memory of processes,
+        in files that all may read. `name` is the snapshot's, for messages. Does nothing yet."""
         self.small: Future[None] = Future()
         """Done when all files are there, and all but the large ones are whole."""
         self.whole: Future[None] = Future()
         """Done when all is. Both raise `SnapshotError`."""
+        for future in (self.small, self.whole):
+            future.set_running_or_notify_cancel()  # whoever waits for it cannot cancel it
         self._manifest = manifest
         self._name = name
         self._folder = folder
-        self._store = store
+        self._chunks = ChunkReader(manifest, name, store)
         self._workers = workers
         self._pieces: list[list[tuple[int, int, int, int]]] = [[] for _ in manifest.chunks]
         """For each chunk: where, how long, in which file, and where there."""
         self._files: list[int] = []
-        self._decompressors = threading.local()
 
     def start(self) -> None:
         """Begin, in threads of its own."""
@@ -80,6 +76,7 @@ class Unpacking:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             descriptor = os.open(self._folder / file.name, flags, 0o600)
             self._files.append(descriptor)
+            os.fchmod(descriptor, 0o644)
             os.ftruncate(descriptor, file.size)
             for piece in file.pieces:
                 self._pieces[piece.chunk].append((piece.at, piece.length, number, piece.offset))
@@ -101,41 +98,9 @@ class Unpacking:
     def _restore_chunk(self, number: int) -> None:
         if not self._pieces[number]:
             return
-        with memoryview(self._decoded(number)) as data:
+        with memoryview(self._chunks.read(number)) as data:
             for at, length, file, offset in self._pieces[number]:
                 _write(self._files[file], data[at : at + length], offset)
-
-    def _decoded(self, number: int) -> Bytes:
-        chunk = self._manifest.chunks[number]
-        if chunk.encoding == "raw":
-            data = self._fetch(chunk.blob, self._store.view)
-        else:
-            compressed = self._fetch(chunk.blob, self._store.get)
-            try:
-                data = self._decompressor().decompress(compressed, max_output_size=chunk.length)
-            except zstandard.ZstdError as error:
-                raise self._damaged(f"blob {chunk.blob[:16]} is not compressed data ({error})") from error
-        if len(data) != chunk.length:
-            raise self._damaged(
-                f"blob {chunk.blob[:16]} has {len(data):,} bytes where {chunk.length:,} were written"
-            )
-        return data
-
-    def _fetch(self, blob: str, read: Callable[[str], Bytes]) -> Bytes:
-        try:
-            try:
-                return read(blob)
-            except BlobDamagedError:
-                return read(blob)  # what a network or a cache has spoiled may be whole where it came from
-        except (BlobDamagedError, BlobMissingError) as error:
-            raise self._damaged(str(error).rstrip(".")) from error
-        except OSError as error:
-            raise SnapshotUnreachableError(
-                f"Snapshot {self._name[:16]} cannot be read from the store now: {error.strerror or error}."
-            ) from error
-
-    def _damaged(self, what: str) -> SnapshotError:
-        return SnapshotDamagedError(f"Snapshot {self._name[:16]} is damaged: {what}.")
 
     def _write_error(self, error: OSError) -> SnapshotError:
         if error.errno in _NO_ROOM:
@@ -148,12 +113,6 @@ class Unpacking:
         return SnapshotError(
             f"Snapshot {self._name[:16]} cannot be unpacked in {self._folder.parent}: {error.strerror}."
         )
-
-    def _decompressor(self) -> zstandard.ZstdDecompressor:
-        decompressor: zstandard.ZstdDecompressor | None = getattr(self._decompressors, "own", None)
-        if decompressor is None:
-            decompressor = self._decompressors.own = zstandard.ZstdDecompressor()
-        return decompressor
 
 
 def _write(descriptor: int, data: memoryview, offset: int) -> None:

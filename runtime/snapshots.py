@@ -18,19 +18,19 @@ import msgspec
 
 from skylift.lazyfs.names import Names
 from skylift.lazyfs.store import BlobDamagedError, BlobMissingError, Store, StoreFullError
-from skylift.runtime.criu_images import ImageError, page_runs
+from skylift.runtime.criu_images import page_runs
+from skylift.runtime.criu_protobuf import ProtobufError
 from skylift.runtime.snapshot_blobs import SnapshotBlobs
 from skylift.runtime.snapshot_cache import SnapshotCache, Unpacked
-from skylift.runtime.snapshot_index import FORGET_RETIRED, Record, SnapshotIndex
-from skylift.runtime.snapshot_manifest import (
-    Kind,
-    Manifest,
+from skylift.runtime.snapshot_errors import (
     SnapshotDamagedError,
+    SnapshotError,
     SnapshotMissingError,
     SnapshotSpaceError,
     SnapshotUnreachableError,
-    decode_manifest,
 )
+from skylift.runtime.snapshot_index import FORGET_RETIRED, Record, SnapshotIndex
+from skylift.runtime.snapshot_manifest import Kind, Manifest, decode_manifest
 from skylift.runtime.snapshot_needs import Needs, why_not
 from skylift.runtime.snapshot_packing import WORKERS, pack
 from skylift.wire import SnapshotRef
@@ -165,6 +165,29 @@ class Snapshots:
         it after the restore."""
         return self._cache.hold(ref.manifest, self.manifest(ref))
 
+    def prefetch(self, room: int) -> int:
+        """Unpack the most recently used templates' snapshots that this host can restore and has not unpacked,
+        of at most `room` bytes together; how many bytes that were. For hosts that have nothing else to do:
+        a container whose snapshot is unpacked starts in half the time.
+        """
+        done = 0
+        with _as_snapshot_errors("listed"):
+            records = sorted(self._index.all(), key=lambda each: each.used, reverse=True)
+        for record in records:
+            here = msgspec.structs.replace(self.here, image=record.needs.image)
+            if record.kind != "template" or record.retired or why_not(record.needs, here):
+                continue
+            if self._cache.manifest(record.ref.manifest) or done + record.ref.unpacked > room:
+                continue
+            with contextlib.suppress(SnapshotError):  # it is told when it is wanted
+                held = self.open(record.ref)
+                try:
+                    held.whole.result()
+                finally:
+                    held.release()
+                done += record.ref.unpacked
+        return done
+
     def manifest(self, ref: SnapshotRef) -> Manifest:
         """What it is made of."""
         return self._cache.manifest(ref.manifest) or self._read_manifest(ref.manifest)
@@ -271,7 +294,7 @@ def _is_gone(record: Record) -> bool:
 def _runs(folder: Path) -> dict[str, list[int]]:
     try:
         return page_runs(folder)
-    except ImageError:
+    except ProtobufError:
         return {}  # of a version of CRIU that writes them in another way: no less correct
 
 

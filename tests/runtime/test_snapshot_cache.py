@@ -9,7 +9,8 @@ import pytest
 
 from skylift.lazyfs.store import LocalStore
 from skylift.runtime.snapshot_cache import SnapshotCache
-from skylift.runtime.snapshot_manifest import Manifest, SnapshotDamagedError, SnapshotSpaceError
+from skylift.runtime.snapshot_errors import SnapshotDamagedError, SnapshotSpaceError
+from skylift.runtime.snapshot_manifest import Manifest
 from skylift.runtime.snapshot_needs import needs_of
 from skylift.runtime.snapshot_packing import CHUNK, pack
 
@@ -148,7 +149,19 @@ def test_a_folder_is_taken_over(
     held = cache.hold(name(1), manifest)
     assert not held.fresh
     assert b"inventory" == (held.folder / "inventory.img").read_bytes()
-    assert 0o700 == held.folder.stat().st_mode & 0o777
+
+
+def test_only_the_host_comes_in_and_inside_criu_may_read(
+    cache: SnapshotCache, store: LocalStore, folder: Path, tmp_path: Path
+) -> None:
+    manifest = written(store, tmp_path / "source")
+    copies = [unpacked(cache, 1, manifest)]
+    cache.adopt(name(2), manifest, tmp_path / "source")
+    copies.append(unpacked(cache, 2, manifest))
+
+    assert 0o700 == folder.stat().st_mode & 0o777
+    assert [0o755, 0o755] == [copy.stat().st_mode & 0o777 for copy in copies]
+    assert 0o644 == (copies[0] / "pages-1.img").stat().st_mode & 0o777
 
 
 def test_the_next_host_finds_it(

@@ -13,13 +13,13 @@ from msgspec.structs import replace
 
 from skylift.lazyfs.names import LocalNames
 from skylift.lazyfs.store import LocalStore, StoreFullError
-from skylift.runtime.snapshot_index import USED_STEP, Record, SnapshotIndex
-from skylift.runtime.snapshot_manifest import (
+from skylift.runtime.snapshot_errors import (
     SnapshotDamagedError,
     SnapshotMissingError,
     SnapshotSpaceError,
     SnapshotUnreachableError,
 )
+from skylift.runtime.snapshot_index import USED_STEP, Record, SnapshotIndex
 from skylift.runtime.snapshot_needs import Needs, needs_of
 from skylift.runtime.snapshot_packing import CHUNK
 from skylift.runtime.snapshots import Found, Snapshots
@@ -124,6 +124,20 @@ def test_a_changed_image_meets_no_old_snapshot(hosts: Hosts) -> None:
     assert "its snapshot is of an image that has changed since" == (
         snapshots.find("template", "key", "numpy-2").reason
     )
+
+
+def test_a_host_can_unpack_ahead_what_it_may_need(hosts: Hosts) -> None:
+    more = replace(HERE, cpu_features=tuple(sorted({*HERE.cpu_features, "amx_tile"})))
+    hosts.start("one", more).write("template", "elsewhere", hosts.images("a", seed=1))
+    one = hosts.start("one")
+    refs = [one.write("template", f"{n}", hosts.images(f"{n}", seed=n)) for n in range(3)]
+    one.write("session", "se-1", hosts.images("session", seed=9))
+    two = hosts.start("two")
+
+    assert sum(ref.unpacked for ref in refs[1:]) == two.prefetch(int(2.5 * MIB))
+
+    assert [True, False, False] == [two.open(ref).fresh for ref in refs]
+    assert 0 == hosts.start("one").prefetch(100 * MIB)
 
 
 def test_machines_that_lack_something_of_each_other_each_have_theirs(hosts: Hosts) -> None:

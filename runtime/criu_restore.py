@@ -1,0 +1,223 @@
+"""Restoring a container from CRIU's images without ``runc restore``.
+
+CRIU is run in the mount namespace that the container's root is mounted in, and in the container's cgroup. It
+is told what to do over its own protocol (``criu swrk``: messages of protobuf on a socket), and asks back at
+certain steps: so its work on namespaces, mounts and processes goes on while the pages are still unpacked.
+
+What makes it faster than ``runc restore``: the kernel's features are not probed each time
+(`criu.kernel_facts`), cgroups are joined instead of restored, and no firewall rules are touched
+(`criu_images.make_quick_to_restore`), there is no log but for errors, and no state is written of a container
+that runc need not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import msgspec
+
+from skylift.runtime.criu import Criu
+from skylift.runtime.criu_protobuf import encode, fields, numbers
+from skylift.runtime.runc.commands import within
+
+CLONE_NEWNET = 0x40000000
+
+TIMEOUT = 60.0
+"""Seconds for all of it."""
+END_TIMEOUT = 5.0
+"""Seconds that CRIU has to clean up when it has failed."""
+MAX_MESSAGE = 65536
+"""Bytes."""
+
+_RESTORE, _NOTIFY = 2, 6
+"""Kinds of messages (``criu_req_type``)."""
+_IGNORE_CGROUPS = 0
+_ERRORS_ONLY = 1
+_LOG = "restore.log"
+_BEFORE_PAGES = "post-setup-namespaces"
+"""The last step before processes are made and their memory is read."""
+
+_JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 1; shift; done; shift; exec unshare --cgroup "$@"'
+"""Moves itself into cgroups, and makes them the root of what the container sees of them."""
+_SHOW_FACTS = '[ -e /run/criu.kdat ] || : >/run/criu.kdat; mount --bind "$1" /run/criu.kdat; shift; exec "$@"'
+
+
+class CriuError(Exception):
+    """CRIU could not restore a container. The message has what it said."""
+
+
+class RestorePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What is restored, and into what."""
+
+    images: Path
+    """Folder of the images."""
+    work: Path
+    """Folder for CRIU's log."""
+    root: Path
+    """Where the container's root is mounted, in the mount namespace that `command` makes."""
+    mounts: Mapping[str, str]
+    """Where in the container something of the host is mounted, and what."""
+    descriptors: Sequence[str]
+    """How the images call the container's standard input, output and error (``"pipe:[123]"``)."""
+    cgroup: Sequence[Path] = ()
+    """Files (``cgroup.procs``) of the cgroup that it is to be in, one for each hierarchy."""
+    empty_network: bool = True
+    """Whether its network namespace has nothing in it but the loopback, which is down."""
+    kernel_facts: Path | None = None
+    """See `criu.kernel_facts`."""
+
+
+async def restore(
+    criu: Criu,
+    plan: RestorePlan,
+    command: Callable[[Sequence[str]], list[str]],
+    *,
+    stdout: int,
+    stderr: int,
+    pages: Future[None] | None = None,
+) -> int:
+    """The pid of the restored container's first process, which is a child of this one.
+
+    `command` makes of a command another that runs it where the container's root is mounted. `stdout` and
+    `stderr` are descriptors for the container. CRIU waits for `pages` before it reads the memory; the other
+    images must be there. Raises `CriuError`, and what `pages` raises; of the container nothing runs then.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    with ours, theirs, _folder(plan.images) as images, _folder(plan.work) as work:
+        process = await asyncio.create_subprocess_exec(
+            *_placed(criu, plan, command, theirs.fileno()),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=(theirs.fileno(),),
+        )
+        theirs.close()
+        try:
+            pid = await within(_converse(ours, _request(plan, images, work), pages), TIMEOUT)
+        except BaseException as error:
+            await _end(process, plan)
+            if isinstance(error, asyncio.TimeoutError):
+                raise CriuError(f"CRIU did not restore the container within {TIMEOUT:.0f} s.") from error
+            if isinstance(error, _RefusedError):
+                raise CriuError(_complaint(plan.work, str(error))) from error
+            raise
+        # It has nothing left to do but to end.
+        ending = asyncio.ensure_future(process.wait())
+        _ending.add(ending)
+        ending.add_done_callback(_ending.discard)
+        return pid
+
+
+_ending: set[asyncio.Future[int]] = set()
+"""Holds on to what waits for the end of a CRIU."""
+
+
+class _RefusedError(Exception):
+    """CRIU has ended, or says that it failed."""
+
+
+async def _converse(connection: socket.socket, request: bytes, pages: Future[None] | None) -> int:
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(connection, request)
+    while True:
+        answer = await loop.sock_recv(connection, MAX_MESSAGE)
+        if not answer:
+            raise _RefusedError
+        values = numbers(answer)
+        if values.get(1) == _NOTIFY:
+            try:
+                if pages is not None and _text(_nested(answer, 5), 1) == _BEFORE_PAGES:
+                    await asyncio.shield(asyncio.wrap_future(pages))
+            except BaseException:
+                await loop.sock_sendall(connection, encode([(1, _NOTIFY), (3, False)]))
+                raise
+            await loop.sock_sendall(connection, encode([(1, _NOTIFY), (3, True)]))
+        elif values.get(2):
+            return numbers(_nested(answer, 4))[1]
+        else:
+            raise _RefusedError(_text(answer, 9))
+
+
+async def _end(process: asyncio.subprocess.Process, plan: RestorePlan) -> None:
+    """Let it clean up, and see to it that nothing runs."""
+    try:
+        await within(process.wait(), END_TIMEOUT)
+    except asyncio.TimeoutError:
+        process.kill()
+        await process.wait()
+    for path in plan.cgroup[:1]:
+        for pid in path.read_text(encoding="ascii").split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+
+def _request(plan: RestorePlan, images: int, work: int) -> bytes:
+    options: list[tuple[int, int | str | bytes]] = [
+        (1, images),
+        (9, _ERRORS_ONLY),
+        (10, _LOG),
+        (12, True),  # ask back
+        (13, str(plan.root)),
+        (17, work),
+        (26, True),  # the container is to be a sibling of CRIU, not its child
+        (34, _IGNORE_CGROUPS),
+    ]
+    if plan.empty_network:
+        options.append((38, CLONE_NEWNET))
+    for number, name in enumerate(plan.descriptors):
+        if not name.startswith("/"):
+            options.append((27, encode([(1, name), (2, number)])))
+    options += [(37, f"mnt[{inside}]:{outside}") for inside, outside in plan.mounts.items()]
+    return encode([(1, _RESTORE), (2, encode(options))])
+
+
+def _placed(
+    criu: Criu, plan: RestorePlan, command: Callable[[Sequence[str]], list[str]], descriptor: int
+) -> list[str]:
+    """The command that runs CRIU in the container's place."""
+    worker = [str(criu.path), "swrk", str(descriptor)]
+    if plan.kernel_facts is not None:
+        worker = ["sh", "-c", _SHOW_FACTS, "sh", str(plan.kernel_facts), *worker]
+    placed = command(worker)
+    if plan.cgroup:
+        placed = ["sh", "-c", _JOIN, "sh", *map(str, plan.cgroup), "--", *placed]
+    return placed
+
+
+def _complaint(work: Path, said: str) -> str:
+    """Why it failed: the first error in what CRIU answered, or else in its log."""
+    with contextlib.suppress(OSError):
+        said += (work / _LOG).read_text(encoding="utf-8", errors="replace")
+    # It always tries to raise its limit of open files, and does well without where it may not.
+    errors = [line for line in re.findall(r"Error \(\S+\): (.*)", said) if "RLIMIT_NOFILE" not in line]
+    reason = errors[0].strip().rstrip(".") if errors else "it does not say why"
+    return f"CRIU could not restore the container: {reason}."
+
+
+def _nested(message: bytes, number: int) -> bytes:
+    """A field that is a message; empty where it is not there."""
+    found = (value for each, _, value, _ in fields(message) if each == number)
+    value = next(found, b"")
+    return value if isinstance(value, bytes) else b""
+
+
+def _text(message: bytes, number: int) -> str:
+    return _nested(message, number).decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
