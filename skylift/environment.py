@@ -66,6 +66,10 @@ class Environment:
             self._spec = spec
         return self._spec
 
+    def latest(self) -> ImageSpec:
+        """As `current`, at the moment of the last call."""
+        return self.current(self._key[0] if self._key else None)
+
 
 def collect() -> ImageSpec:
     """Describes the environment of this process.

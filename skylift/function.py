@@ -23,7 +23,7 @@ from skylift.retries import Retries
 from skylift.serialization import dumps_call
 from skylift.summaries import call_summary, calling_place
 from skylift.waiting import Waiter
-from skylift.wire import INLINE_LIMIT, CallKind, Define, Payload, Submit, new_id
+from skylift.wire import INLINE_LIMIT, CallKind, Define, ImageSpec, Payload, Submit, new_id
 
 if TYPE_CHECKING:
     from skylift.app import App
@@ -163,6 +163,11 @@ class Function(Generic[P, R]):
         """The function whose code goes along when this handle is pickled."""
         raw = self._skylift_raw
         return raw if isinstance(raw, types.FunctionType) and self._code.reference() is None else None
+
+    @property
+    def _skylift_image(self) -> ImageSpec:
+        """What goes along as its image."""
+        return self._image()._latest_spec()
 
     def __getstate__(self) -> dict[str, Any]:
         return {

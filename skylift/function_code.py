@@ -12,6 +12,7 @@ from skylift.by_reference import ByReference
 from skylift.captures import (
     Capture,
     all_captures,
+    is_handle,
     is_missing,
     is_stable,
     location,
@@ -108,6 +109,8 @@ class FunctionCode:
             if not is_stable(capture.value):
                 return None
             checks.append(capture.same)
+            if is_handle(capture.value):
+                checks.append(_same_image(capture.value))
             functions[id(capture.owner)] = capture.owner
         checks.extend(_same_code(function) for function in functions.values())
         return tuple(checks)
@@ -149,6 +152,12 @@ def _captured(capture: Capture, why: str) -> SerializationError:
 def _same_code(function: types.FunctionType) -> Callable[[], bool]:
     code = function.__code__
     return lambda: function.__code__ is code
+
+
+def _same_image(handle: Any) -> Callable[[], bool]:
+    """For a function's handle, in which its image travels: packages and local modules may change."""
+    image = getattr(handle, "_skylift_image", None)
+    return lambda: getattr(handle, "_skylift_image", None) is image
 
 
 def _dill(raw: Callable[..., Any]) -> bytes:

@@ -98,9 +98,12 @@ class Image(metaclass=_ImageType):
         assert self._fixed is not None
         return self._fixed
 
+    def _latest_spec(self) -> ImageSpec:
+        return self._environment.latest() if self._environment is not None else self._spec()
+
     def __reduce__(self) -> tuple[Any, ...]:
         # In a container the environment is still the one that it was made from.
-        return Image._from_spec, (self._spec(),)
+        return Image._from_spec, (self._latest_spec(),)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Image) and self._spec() == other._spec()

@@ -131,3 +131,31 @@ def test_a_way_to_the_gateway_that_is_closed_says_why(
         ):
             Client.current().connect()
         thread.join(10)
+
+
+def test_a_handle_that_is_captured_travels_with_the_environment_as_it_is_now(
+    spec: FunctionSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = skylift.App("edited")
+
+    @app.function()
+    def inner() -> None:
+        pass
+
+    @app.function()
+    def outer() -> None:
+        inner.remote()
+
+    default_image.cache_clear()
+    kept = outer._code.pickled()
+    assert kept is outer._code.pickled()
+    # A local module was edited.
+    edited = msgspec.structs.replace(spec.image, fingerprint="edited")
+    monkeypatch.setattr("skylift.environment.collect", lambda: edited)
+    default_image()._spec(moment="the next cell")
+    fresh = outer._code.pickled()
+    assert fresh is not kept
+    assert fresh is outer._code.pickled()
+    captured = pickle.loads(fresh).__closure__[0].cell_contents
+    assert edited == captured._image()._spec()
+    default_image.cache_clear()
