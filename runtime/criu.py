@@ -24,6 +24,9 @@ MINIMUM = (4, 0)
 PRIVATE_FOLDER = Path("/opt/skylift/criu")
 """Where ``scripts/install-criu`` puts one for root; `user_folder` is another user's."""
 
+SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
+"""Folders that a PATH may lack."""
+
 HOW_TO_GET_IT = (
     "As root: `scripts/install-criu`, or install the package criu (4.0 or newer). "
     'One elsewhere is named by criu = "/path/to/criu" in [host] of config.toml.'
@@ -89,7 +92,7 @@ def candidates(setting: str) -> list[Path]:
     """The programs to try, the preferred one first; with a `setting` only that one."""
     if setting:
         return [Path(setting)]
-    found = [shutil.which("criu"), shutil.which("criu", path="/usr/local/sbin:/usr/sbin:/sbin")]
+    found = [shutil.which("criu"), shutil.which("criu", path=SYSTEM_PATH)]
     paths = [Path(path) for path in found if path]
     paths += [folder / "criu" for folder in (PRIVATE_FOLDER, user_folder())]
     return [path for path in dict.fromkeys(paths) if path.exists()]

@@ -18,7 +18,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -101,10 +101,12 @@ async def restore(
             pass_fds=(theirs.fileno(),),
         )
         theirs.close()
+        begun: list[int] = []
         try:
-            pid = await within(_converse(ours, _request(plan, images, work), pages), TIMEOUT)
+            pid = await within(_converse(ours, _request(plan, images, work), pages, begun), TIMEOUT)
         except BaseException as error:
-            await _end(process, plan)
+            ours.close()
+            await _end(process, plan, begun)
             if isinstance(error, asyncio.TimeoutError):
                 raise CriuError(f"CRIU did not restore the container within {TIMEOUT:.0f} s.") from error
             if isinstance(error, _RefusedError):
@@ -125,7 +127,10 @@ class _RefusedError(Exception):
     """CRIU has ended, or says that it failed."""
 
 
-async def _converse(connection: socket.socket, request: bytes, pages: Future[None] | None) -> int:
+async def _converse(
+    connection: socket.socket, request: bytes, pages: Future[None] | None, begun: list[int]
+) -> int:
+    """The pid of what was restored. Puts it into `begun` as soon as it is known."""
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(connection, request)
     while True:
@@ -134,8 +139,10 @@ async def _converse(connection: socket.socket, request: bytes, pages: Future[Non
             raise _RefusedError
         values = numbers(answer)
         if values.get(1) == _NOTIFY:
+            step = _nested(answer, 5)
+            begun += [pid for number, pid in numbers(step).items() if number == 2 and pid]
             try:
-                if pages is not None and _text(_nested(answer, 5), 1) == _BEFORE_PAGES:
+                if pages is not None and _text(step, 1) == _BEFORE_PAGES:
                     await asyncio.shield(asyncio.wrap_future(pages))
             except BaseException:
                 await loop.sock_sendall(connection, encode([(1, _NOTIFY), (3, False)]))
@@ -147,17 +154,27 @@ async def _converse(connection: socket.socket, request: bytes, pages: Future[Non
             raise _RefusedError(_text(answer, 9))
 
 
-async def _end(process: asyncio.subprocess.Process, plan: RestorePlan) -> None:
-    """Let it clean up, and see to it that nothing runs."""
+async def _end(process: asyncio.subprocess.Process, plan: RestorePlan, begun: Iterable[int]) -> None:
+    """Let CRIU clean up, and see to it that nothing of the container is left."""
     try:
         await within(process.wait(), END_TIMEOUT)
     except asyncio.TimeoutError:
         process.kill()
         await process.wait()
+    # Its first process is a child of this one: nobody else has its pid before it is waited for.
+    for pid in {*begun, *_members(plan)}:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            await asyncio.to_thread(os.waitpid, pid, 0)
+
+
+def _members(plan: RestorePlan) -> set[int]:
+    """The processes in the container's cgroup."""
+    pids: set[int] = set()
     for path in plan.cgroup[:1]:
-        for pid in path.read_text(encoding="ascii").split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+        pids.update(map(int, path.read_text(encoding="ascii").split()))
+    return pids
 
 
 def _request(plan: RestorePlan, images: int, work: int) -> bytes:
