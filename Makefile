@@ -4,7 +4,7 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 python := .venv/bin/python
 pytest_options ?= -n auto --dist loadgroup
-benchmarks := call_latency map_throughput stream load
+benchmarks := call_latency map_throughput stream gateway_load
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
