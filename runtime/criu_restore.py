@@ -90,6 +90,7 @@ async def restore(
     `stderr` are descriptors for the container. CRIU waits for `pages` before it reads the memory; the other
     images must be there. Raises `CriuError`, and what `pages` raises; of the container nothing runs then.
     """
+    (plan.work / _LOG).unlink(missing_ok=True)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     with ours, theirs, _folder(plan.images) as images, _folder(plan.work) as work:
@@ -143,7 +144,7 @@ async def _converse(
             begun += [pid for number, pid in numbers(step).items() if number == 2 and pid]
             try:
                 if pages is not None and _text(step, 1) == _BEFORE_PAGES:
-                    await asyncio.shield(asyncio.wrap_future(pages))
+                    await _wait_for(pages)
             except BaseException:
                 await loop.sock_sendall(connection, encode([(1, _NOTIFY), (3, False)]))
                 raise
@@ -152,6 +153,15 @@ async def _converse(
             return numbers(_nested(answer, 4))[1]
         else:
             raise _RefusedError(_text(answer, 9))
+
+
+async def _wait_for(pages: Future[None]) -> None:
+    """Raises what `pages` raises. A cancellation leaves it as it is."""
+    waiting = asyncio.wrap_future(pages)
+    waiting.add_done_callback(
+        lambda done: done.cancelled() or done.exception()
+    )  # nobody may be left to see it
+    await asyncio.shield(waiting)
 
 
 async def _end(process: asyncio.subprocess.Process, plan: RestorePlan, begun: Iterable[int]) -> None:
