@@ -98,24 +98,24 @@ def candidates(setting: str) -> list[Path]:
     return [path for path in dict.fromkeys(paths) if path.exists()]
 
 
-async def find_criu(setting: str, memory: Path) -> Criu:
-    """The CRIU to use. `setting` is the host's (``[host] criu``), `memory` the file to remember it in.
-
-    Raises `CriuMissingError`.
+async def find_criu(setting: str, memory: Path | None = None) -> Criu:
+    """The CRIU to use. `setting` is the host's (``[host] criu``), `memory` a file to remember what was found
+    out. Raises `CriuMissingError`.
     """
     if os.geteuid() != 0:
         raise CriuMissingError(
             "CRIU writes and restores containers for root only, and this host runs as an ordinary user. "
             "Start Skylift as root."
         )
-    known = _recall(memory)
+    known = _recall(memory) if memory else {}
     tried: list[str] = []
     for path in candidates(setting):
         entry = known.get(str(path))
         if entry is None or entry.stamp != _stamp(path) or entry.kernel != _kernel():
             entry = await _examine(path)
             known[str(path)] = entry
-            _remember(memory, known)
+            if memory is not None:
+                _remember(memory, known)
         if not entry.problem:
             return Criu(path=path, version=entry.version, features=frozenset(entry.features))
         tried.append(entry.problem)

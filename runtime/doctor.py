@@ -20,6 +20,7 @@ import msgspec
 from skylift.runtime.machine_checks import Finding, examine
 from skylift.runtime.plain_process import WARNING
 from skylift.runtime.settings import HostSettings, SettingsError, host_settings, machine_memory, read_config
+from skylift.runtime.start_path_checks import examine_start_paths
 
 WIDTH = 96
 
@@ -48,6 +49,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 async def report(settings: HostSettings, home: Path) -> Report:
     """Look at this machine; see `examine`."""
     findings = [finding async for finding in examine(settings, home)]
+    findings += [finding async for finding in examine_start_paths(settings, home)]
     lacking = any(finding.state == "missing" for finding in findings)
     isolation = settings.isolation if settings.isolation == "process" or not lacking else "none"
     return Report(
