@@ -1,8 +1,8 @@
 """The files that a container has written, as one file of a snapshot.
 
 A container's own files are the upper layer of an overlay. What makes it a layer must come back too: deleted
-files (devices 0/0), replaced folders (extended attributes), owners, links, holes. GNU tar keeps all of it, and
-is there: CRIU uses it as well.
+files (devices 0/0), replaced folders (extended attributes), owners, links, holes. GNU tar keeps all of it,
+and is there: CRIU uses it as well.
 """
 
 from __future__ import annotations
