@@ -154,7 +154,8 @@ def test_a_blob_that_was_changed_is_noticed(source: Path, store: LocalStore, tmp
     (source / "pages-1.img").write_bytes(os.urandom(2 * CHUNK))
     packed = pack(source, store.put, {})
     path = store.path(packed.chunks[1].blob)
-    path.write_bytes(b"!" + path.read_bytes()[1:])
+    first, *rest = path.read_bytes()
+    path.write_bytes(bytes([first ^ 1, *rest]))
 
     with pytest.raises(SnapshotDamagedError, match=r"^Snapshot abababababababab is damaged: .*has no blob"):
         unpack(packed, store, tmp_path / "out")
