@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 
 def pool_id(spec: FunctionSpec, user: str) -> str:
-    """The pool that calls of such a function go to. Users share no containers; a session is its own pool."""
-    what: object = spec.session or spec
+    """The pool that calls of such a function go to. Users share no containers; a session is its own pool.
+
+    What a template should have imported decides nothing: a function whose imports have changed goes on in
+    the containers that it has.
+    """
+    what: object = spec.session or msgspec.structs.replace(spec, preload=())
     return "po-" + blake3(msgspec.msgpack.encode((user, what))).hexdigest(16)
 
 

@@ -7,8 +7,10 @@ only starts processes. `open_isolation` takes the one that the settings name.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -21,14 +23,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bind",
+    "CheckpointError",
     "ContainerPlan",
     "ContainerProcess",
     "ExitStatus",
+    "Fork",
     "Isolation",
     "ResourceUse",
     "StartError",
     "open_isolation",
 ]
+
+
+class CheckpointError(Exception):
+    """A container could not be written, or not restored. The message says why, for people."""
 
 
 class Bind(msgspec.Struct, frozen=True):
@@ -67,6 +75,8 @@ class ContainerPlan(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str = "skylift"
     binds: tuple[Bind, ...] = ()
     """Beyond the image's mounts: the runner, the folder of its socket, code of local modules."""
+    template: bool = False
+    """It is to be forked: it may make namespaces and mounts within its own user namespace."""
 
 
 class ExitStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,9 +125,41 @@ class ContainerProcess(ABC):
     def use(self) -> ResourceUse:
         """What it uses now; the last figures known once it has ended."""
 
+    async def checkpoint(self, folder: Path) -> None:
+        """Write its processes and its own files into `folder`, which is there and empty.
+
+        It is stopped after that: go on with `resume` or `kill`. Raises `CheckpointError`: it runs on, and
+        what is in the folder is of no use.
+        """
+        raise CheckpointError("Containers of this host cannot be written.")
+
+    async def resume(self) -> None:  # noqa: B027  (only after `checkpoint`)
+        """Let it run on after `checkpoint`."""
+
     @abstractmethod
     async def remove(self) -> None:
         """Kill what is left of it and remove its mounts, cgroup, network and files. Idempotent."""
+
+
+class Fork(ABC):
+    """A container that is about to be forked from a template: what this machine contributes to it.
+
+    The template is sent `request` and `descriptors`. The forked process speaks on the last of the descriptors
+    (see `runner/newborn.py`), and `born` listens there.
+    """
+
+    request: Mapping[str, Any]
+    descriptors: tuple[int, ...]
+    """Open until `born` or `abandon`."""
+
+    @abstractmethod
+    async def born(self, status: Awaitable[int]) -> ContainerProcess:
+        """Accompany its birth, and return when it runs. `status` is how it will have ended: its exit code, or
+        minus the signal. Raises `StartError`; nothing of it is left then."""
+
+    @abstractmethod
+    async def abandon(self) -> None:
+        """It was not forked: take back what was prepared. Idempotent."""
 
 
 class Isolation(ABC):
@@ -132,6 +174,29 @@ class Isolation(ABC):
 
         Raises `StartError`; nothing of the container is left then.
         """
+
+    cannot_fork: str = "containers of this host cannot be forked"
+    """Why `fork` cannot work, for people; "" where it can. Known after `adopt`."""
+    cannot_checkpoint: str = "containers of this host cannot be written"
+    """The same of `ContainerProcess.checkpoint` and `restore`."""
+
+    async def fork(self, template: ContainerPlan, plan: ContainerPlan) -> Fork:
+        """Prepare a container that is forked from a running one with the plan `template`.
+
+        ``plan.folder`` must be in ``template.folder / "children"``. Raises `StartError`.
+        """
+        raise StartError(self.cannot_fork)
+
+    async def restore(
+        self, plan: ContainerPlan, folder: Path, pages: Future[None] | None = None
+    ) -> ContainerProcess:
+        """Start a container as what `ContainerProcess.checkpoint` wrote into `folder`.
+
+        `plan` is for the same image, and may have another folder, binds with other sources, and other limits.
+        With `pages`, files of more than a few MiB may be incomplete in `folder` until it is done. Raises
+        `CheckpointError`; nothing of the container is left then.
+        """
+        raise CheckpointError(self.cannot_checkpoint)
 
     @abstractmethod
     async def adopt(self) -> None:

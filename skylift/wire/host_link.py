@@ -16,7 +16,10 @@ from skylift.wire.values import (
     Message,
     Payload,
     Problem,
+    SleepingSession,
+    SnapshotRef,
     Struct,
+    TemplateInfo,
     Usage,
 )
 
@@ -49,6 +52,9 @@ class HostHello(Message, frozen=True, kw_only=True):
     calls: tuple[CallReport, ...] = ()
     specs: dict[str, FunctionSpec] = {}
     """Pool id to spec, of the containers above: a restarted gateway does not know them."""
+    templates: tuple[TemplateInfo, ...] = ()
+    sleeping: tuple[SleepingSession, ...] = ()
+    """The sleeping sessions that are in its store, whether a host or a gateway of before wrote them there."""
 
 
 class ContainerChanged(Message, frozen=True, kw_only=True):
@@ -57,6 +63,25 @@ class ContainerChanged(Message, frozen=True, kw_only=True):
     info: ContainerInfo
     problem: Problem | None = None
     """Why it did not start, or died."""
+
+
+class SessionSlept(Message, frozen=True, kw_only=True):
+    """The answer to `SleepContainer`.
+
+    With `session` its container is gone: no `ContainerChanged` tells of its end. With `problem` it runs on.
+    """
+
+    container_id: str
+    session: SleepingSession | None = None
+    seconds: float = 0.0
+    """How long it took to write it."""
+    problem: Problem | None = None
+
+
+class TemplatesChanged(Message, frozen=True, kw_only=True):
+    """The templates that a host has now."""
+
+    templates: tuple[TemplateInfo, ...]
 
 
 class CallStarted(Message, frozen=True, kw_only=True):
@@ -87,7 +112,15 @@ class UsageReport(Message, frozen=True, kw_only=True):
 
 
 HostMessage: TypeAlias = (
-    HostHello | ContainerChanged | CallStarted | Returned | CallLost | UsageReport | Events
+    HostHello
+    | ContainerChanged
+    | SessionSlept
+    | TemplatesChanged
+    | CallStarted
+    | Returned
+    | CallLost
+    | UsageReport
+    | Events
 )
 
 # --- gateway → host ------------------------------------------------------------------------------
@@ -111,6 +144,8 @@ class StartContainer(Message, frozen=True, kw_only=True):
     """Which of the spec's choices to take."""
     token: str = ""
     """With which code in the container may speak to the gateway; "" gives it no way there."""
+    wake: SnapshotRef | None = None
+    """The sleeping session that it is to be. Where it cannot be woken, the container does not start."""
 
 
 class StopContainer(Message, frozen=True, kw_only=True):
@@ -119,6 +154,18 @@ class StopContainer(Message, frozen=True, kw_only=True):
     container_id: str
     grace: float = 5.0
     reason: str = ""
+
+
+class SleepContainer(Message, frozen=True, kw_only=True):
+    """Write an idle session's container to the store, and end it. Answer: `SessionSlept`."""
+
+    container_id: str
+
+
+class ForgetSession(Message, frozen=True, kw_only=True):
+    """Delete a sleeping session: it was ended."""
+
+    pool_id: str
 
 
 class Code(Message, frozen=True, kw_only=True):
@@ -202,6 +249,8 @@ HostCommand: TypeAlias = (
     HostWelcome
     | StartContainer
     | StopContainer
+    | SleepContainer
+    | ForgetSession
     | Code
     | RunCall
     | RunInputs

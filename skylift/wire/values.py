@@ -13,6 +13,10 @@ CallKind: TypeAlias = Literal["call", "generator", "map", "cell"]
 ContainerState: TypeAlias = Literal["starting", "ready", "exited"]
 StartPath: TypeAlias = Literal["running", "fork", "restore", "cold"]
 CancelMode: TypeAlias = Literal["interrupt", "cancel", "terminate"]
+IdlePolicy: TypeAlias = Literal["sleep", "sleep-or-stop", "stop", "keep"]
+"""What becomes of a session that has been idle for its time: it sleeps, and is kept running where it cannot;
+it sleeps, and is ended where it cannot; it is ended; it is kept running."""
+TemplateState: TypeAlias = Literal["making", "ready", "unforkable", "failed"]
 FINAL_STATES = frozenset({"done", "failed", "cancelled", "timeout"})
 
 
@@ -134,8 +138,19 @@ class FunctionSpec(Struct, frozen=True, kw_only=True):
     """Seconds for a container to become ready."""
     retries: RetryPolicy | None = None
     max_containers: int | None = None
+    min_containers: int = 0
+    """How many are kept, idle or not, while a client that has defined the function is there."""
+    buffer_containers: int = 0
+    """How many idle ones are kept beside those that work, while there is work."""
     scaledown_window: float = 60.0
     """Seconds that an idle container is kept."""
+    idle_policy: IdlePolicy = "sleep"
+    """Of a session, after so many seconds."""
+    preload: tuple[str, ...] = ()
+    """Modules that its code imports: a template of its containers has imported them. Containers that are up
+    are not replaced when only these have changed."""
+    template_code: str = ""
+    """The function whose code is a class with ``@enter(snap=True)`` hooks, which the template runs."""
     block_network: bool = False
     single_use: bool = False
     is_generator: bool = False
@@ -245,13 +260,8 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     isolation: Literal["runc", "process"]
     rootless: bool
     kernel: str
-
-
-class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An error of ours, as it travels. `error` is the name of a class in `skylift.exceptions`."""
-
-    error: str
-    message: str
+    cannot_sleep: str = ""
+    """Why sessions cannot sleep there; "" where they can."""
 
 
 class SnapshotRef(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -265,3 +275,43 @@ class SnapshotRef(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Bytes when it is unpacked to be restored: its memory and files."""
     created: float = 0.0
     """Unix time."""
+
+
+class TemplateInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What people are told of a template."""
+
+    template_id: str
+    host_id: str
+    label: str
+    """Of the function that it was made for: ``"app.function"``, or ``"sessions"``."""
+    state: TemplateState
+    """``unforkable``: only its snapshot can be restored."""
+    reason: str = ""
+    """Why it is unforkable, or failed, or has no snapshot."""
+    forks: int = 0
+    """Containers forked from it that are up."""
+    memory: int = 0
+    """Bytes."""
+    restored: bool = False
+    """It came from the store."""
+    snapshot: SnapshotRef | None = None
+    """Its snapshot in the store."""
+    created: float = 0.0
+    """Unix time."""
+
+
+class SleepingSession(Struct, frozen=True, kw_only=True):
+    """A session that was written to the store."""
+
+    pool_id: str
+    spec: FunctionSpec
+    snapshot: SnapshotRef
+    problem: str = ""
+    """Why it cannot be woken, or ""."""
+
+
+class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An error of ours, as it travels. `error` is the name of a class in `skylift.exceptions`."""
+
+    error: str
+    message: str
