@@ -66,6 +66,14 @@ class Cgroups:
         """What the OCI configuration calls ``cgroupsPath``."""
         return f"{self._group}/{container_id}"
 
+    def folders(self, container_id: str) -> list[Path]:
+        """Its cgroup in each of the `mounts`."""
+        return [self._in(mount.path, container_id) for mount in self.mounts]
+
+    def base_in(self, tree: Path) -> Path:
+        """The cgroup below which ours are."""
+        return tree / self._base.lstrip("/")
+
     def limits(
         self, *, cpu: float, cpu_limit: float | None, memory_limit: int, pids_limit: int
     ) -> dict[str, object]:
