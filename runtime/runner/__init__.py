@@ -14,6 +14,7 @@ fixed name: its imports are relative.
 ``capture``     ``sys.stdout``, ``sys.stderr``, ``sys.stdin``
 ``cancel``      ends the call that is named, and no other
 ``functions``   calls and generators; ``inputs`` maps; ``aio`` the event loop of coroutines
+``service``     classes: their hooks, and the instance that calls go to
 ``pickling``    values to bytes and back, and why not; ``errors`` exceptions to `error` events
 ``cells``       notebook cells: ``shell`` is their IPython, ``display`` what they show, ``commands`` their
                 ``!commands``, ``references`` what stays in the session

@@ -79,6 +79,11 @@ def describe_ours(
     return Described({**meta, "unpicklable": "", "skylift": name, "text": text}, b"", summary)
 
 
+def text_of(error: BaseException) -> str:
+    """The traceback as Python prints it, without frames of ours."""
+    return "".join(_told(error).format())
+
+
 # --- the description -----------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from .aio import EventLoop
 from .cancel import Guard, Request
 from .errors import Described, describe, describe_ours
 from .pickling import PROTOCOL, RunnerError, dumps_result, import_cloudpickle, one_line
+from .service import Service, is_class_code
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -31,25 +32,45 @@ class Functions:
     """The functions that the host has sent, the last `KEPT_FUNCTIONS` of them."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, bytes | memoryview | Callable[..., Any] | RunnerError] = OrderedDict()
+        self._kept: OrderedDict[str, bytes | memoryview | Callable[..., Any] | Service | RunnerError] = (
+            OrderedDict()
+        )
 
     def define(self, function_id: str, code: bytes | memoryview) -> None:
         """Takes a function's pickle, which is looked at when the function is first called."""
         import_cloudpickle()
-        self._kept[function_id] = code
+        if not isinstance(self._kept.get(function_id), Service):
+            self._keep(function_id, code)
+
+    def adopt(self, function_id: str, service: Service) -> None:
+        """Takes a class that has been prepared already; its code, if that comes too, is not needed."""
+        self._keep(function_id, service)
+
+    def _keep(self, function_id: str, what: bytes | memoryview | Service) -> None:
+        self._kept[function_id] = what
         self._kept.move_to_end(function_id)
-        while len(self._kept) > KEPT_FUNCTIONS:
-            self._kept.popitem(last=False)
+        if len(self._kept) > KEPT_FUNCTIONS:
+            # A class's instance has state, and exit hooks that are to run.
+            oldest = (
+                each for each, kept in self._kept.items() if not (isinstance(kept, Service) and kept.live)
+            )
+            del self._kept[next(oldest)]
+
+    def services(self) -> list[Service]:
+        """The classes that have an instance now."""
+        return [kept for kept in self._kept.values() if isinstance(kept, Service) and kept.live]
 
     def __contains__(self, function_id: str) -> bool:
         return function_id in self._kept
 
-    def get(self, function_id: str) -> Callable[..., Any]:
-        """The function. Raises `RunnerError` if its pickle cannot be unpickled, now and later."""
+    def get(self, function_id: str) -> Callable[..., Any] | Service:
+        """The function, or class. Raises `RunnerError` if its pickle cannot be unpickled, now and later."""
         function = self._kept[function_id]
         if isinstance(function, (bytes, memoryview)):
             try:
                 function = pickling.loads(function, "the function")
+                if is_class_code(function):
+                    function = Service(function)
             except RunnerError as failure:
                 function = failure
             self._kept[function_id] = function
@@ -59,7 +80,7 @@ class Functions:
         return function
 
 
-def name_of(function: Callable[..., Any]) -> str:
+def name_of(function: Callable[..., Any] | Service) -> str:
     """For messages: ``"train"``."""
     while isinstance(function, functools.partial):
         function = function.func
@@ -117,8 +138,7 @@ class Caller:
             stream.announce(attempt=attempt, error=summary)
 
     def _attempt(self, function_id: str, payload: bytes | memoryview) -> bytes:
-        function = self.functions.get(function_id)
-        args, kwargs = _arguments(payload, function)
+        function, args, kwargs = self._called(function_id, payload)
         if _is_coroutine_function(function):
             self.guard.active = False
             value = self.loop.run(function(*args, **kwargs))
@@ -131,6 +151,39 @@ class Caller:
         except Exception:
             return dumps_result(value, name_of(function))
 
+    def _called(
+        self, function_id: str, payload: bytes | memoryview
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """The function, or the method of a class that is ready now, and the arguments."""
+        function = self.functions.get(function_id)
+        args, kwargs = _arguments(payload, function)
+        if isinstance(function, Service):
+            if not function.live:
+                # An older version of the class may hold the memory that this one needs.
+                self.end_services()
+            function.start(self._run_hook)
+            function, args = function.method(args)
+        return function, args, kwargs
+
+    def _run_hook(self, hook: Callable[[], Any]) -> Any:
+        if _is_coroutine_function(hook):
+            self.guard.active = False
+            return self.loop.run(hook())
+        value = hook()
+        return self.loop.run(value) if hasattr(type(value), "__await__") else value
+
+    def end_services(self) -> None:
+        """Runs the exit hooks of all classes that have an instance, and lets go of these."""
+        for service in self.functions.services():
+            service.end(self._run_hook)
+
+    def leave(self) -> None:
+        """Runs exit hooks when the process is about to end; nothing interrupts them any more."""
+        self.guard.active = False
+        self.guard.delivered = self.guard.stopping
+        self.end_services()
+        self.guard.active = False
+
     def generate(self, header: Header, payload: bytes | memoryview, stream: Stream) -> None:
         """A call of kind ``generator``, from its arguments to its end."""
         guard = self.guard
@@ -138,8 +191,7 @@ class Caller:
         try:
             if early is None:
                 guard.active = True
-                function = self.functions.get(header["code"])
-                args, kwargs = _arguments(payload, function)
+                function, args, kwargs = self._called(header["code"], payload)
                 items = function(*args, **kwargs)
                 if hasattr(type(items), "__await__"):
                     items = self.loop.run(items)
@@ -160,7 +212,7 @@ class Caller:
 
 
 def _arguments(
-    data: bytes | memoryview, function: Callable[..., Any]
+    data: bytes | memoryview, function: Callable[..., Any] | Service
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The ``(args, kwargs)`` of a call. Raises `RunnerError` naming what is missing here."""
     try:

@@ -58,6 +58,7 @@ class Runner:
         self._maps: OrderedDict[str, Window] = OrderedDict()
         self._waiting: dict[str, list[tuple[Header, bytes | memoryview]]] = {}
         self._own_main = sys.modules["__main__"]
+        self._leaving = False
 
     def run(self) -> NoReturn:
         """Connects and serves. Ends the process."""
@@ -193,15 +194,20 @@ class Runner:
 
     def _on_sigterm(self, _number: int, _frame: types.FrameType | None) -> None:
         self.guard.stopping = Request("cancel", "the container is being stopped", None)
+        if self._leaving:
+            return
         if self._stream is None:
             raise _Stopped
         self.guard.kick()
 
     def _leave(self, code: int, grace: float) -> NoReturn:
-        """Runs Python's exit handlers, for `grace` seconds at most, and ends the process."""
+        """Runs exit hooks of classes and Python's exit handlers, for `grace` seconds at most, and ends the
+        process."""
+        self._leaving = True
         timer = threading.Timer(grace, os._exit, (code,))
         timer.daemon = True
         timer.start()
+        self.caller.leave()
         sys.exit(code)
 
     def _forked(self) -> None:
