@@ -15,16 +15,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
 import msgspec
 
 from skylift.runtime.criu import Criu
+from skylift.runtime.criu_complaints import errors_in
 from skylift.runtime.criu_protobuf import encode, fields, numbers
 from skylift.runtime.runc.commands import within
 
@@ -51,7 +51,7 @@ _SHOW_FACTS = '[ -e /run/criu.kdat ] || : >/run/criu.kdat; mount --bind "$1" /ru
 
 
 class CriuError(Exception):
-    """CRIU could not restore a container. The message has what it said."""
+    """CRIU could not write or restore a container. The message says why."""
 
 
 class RestorePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,12 +83,15 @@ async def restore(
     stdout: int,
     stderr: int,
     pages: Future[None] | None = None,
+    prepare: Callable[[int], Awaitable[None]] | None = None,
 ) -> int:
     """The pid of the restored container's first process, which is a child of this one.
 
     `command` makes of a command another that runs it where the container's root is mounted. `stdout` and
     `stderr` are descriptors for the container. CRIU waits for `pages` before it reads the memory; the other
-    images must be there. Raises `CriuError`, and what `pages` raises; of the container nothing runs then.
+    images must be there. `prepare` is called with the pid of the first process when its namespaces are there,
+    and CRIU waits for it before files are opened and memory is read. Raises `CriuError`, and what `pages` and
+    `prepare` raise; of the container nothing runs then.
     """
     (plan.work / _LOG).unlink(missing_ok=True)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -104,7 +107,7 @@ async def restore(
         theirs.close()
         begun: list[int] = []
         try:
-            pid = await within(_converse(ours, _request(plan, images, work), pages, begun), TIMEOUT)
+            pid = await within(_converse(ours, _request(plan, images, work), pages, prepare, begun), TIMEOUT)
         except BaseException as error:
             ours.close()
             await _end(process, plan, begun)
@@ -129,7 +132,11 @@ class _RefusedError(Exception):
 
 
 async def _converse(
-    connection: socket.socket, request: bytes, pages: Future[None] | None, begun: list[int]
+    connection: socket.socket,
+    request: bytes,
+    pages: Future[None] | None,
+    prepare: Callable[[int], Awaitable[None]] | None,
+    begun: list[int],
 ) -> int:
     """The pid of what was restored. Puts it into `begun` as soon as it is known."""
     loop = asyncio.get_running_loop()
@@ -143,8 +150,11 @@ async def _converse(
             step = _nested(answer, 5)
             begun += [pid for number, pid in numbers(step).items() if number == 2 and pid]
             try:
-                if pages is not None and _text(step, 1) == _BEFORE_PAGES:
-                    await _wait_for(pages)
+                if _text(step, 1) == _BEFORE_PAGES:
+                    if prepare is not None:
+                        await prepare(begun[0])
+                    if pages is not None:
+                        await wait_for(pages)
             except BaseException:
                 await loop.sock_sendall(connection, encode([(1, _NOTIFY), (3, False)]))
                 raise
@@ -155,8 +165,8 @@ async def _converse(
             raise _RefusedError(_text(answer, 9))
 
 
-async def _wait_for(pages: Future[None]) -> None:
-    """Raises what `pages` raises. A cancellation leaves it as it is."""
+async def wait_for(pages: Future[None]) -> None:
+    """Wait. Raises what `pages` raises. A cancellation leaves it as it is."""
     waiting = asyncio.wrap_future(pages)
     waiting.add_done_callback(
         lambda done: done.cancelled() or done.exception()
@@ -207,13 +217,18 @@ def _request(plan: RestorePlan, images: int, work: int) -> bytes:
     return encode([(1, _RESTORE), (2, encode(options))])
 
 
+def with_kernel_facts(command: Sequence[str], facts: Path) -> list[str]:
+    """The command, to be run in a mount namespace of its own, with what CRIU knows of this kernel."""
+    return ["sh", "-c", _SHOW_FACTS, "sh", str(facts), *command]
+
+
 def _placed(
     criu: Criu, plan: RestorePlan, command: Callable[[Sequence[str]], list[str]], descriptor: int
 ) -> list[str]:
     """The command that runs CRIU in the container's place."""
     worker = [str(criu.path), "swrk", str(descriptor)]
     if plan.kernel_facts is not None:
-        worker = ["sh", "-c", _SHOW_FACTS, "sh", str(plan.kernel_facts), *worker]
+        worker = with_kernel_facts(worker, plan.kernel_facts)
     placed = command(worker)
     if plan.cgroup:
         placed = ["sh", "-c", _JOIN, "sh", *map(str, plan.cgroup), "--", *placed]
@@ -224,10 +239,8 @@ def _complaint(work: Path, said: str) -> str:
     """Why it failed: the first error in what CRIU answered, or else in its log."""
     with contextlib.suppress(OSError):
         said += (work / _LOG).read_text(encoding="utf-8", errors="replace")
-    # It always tries to raise its limit of open files, and does well without where it may not.
-    errors = [line for line in re.findall(r"Error \(\S+\): (.*)", said) if "RLIMIT_NOFILE" not in line]
-    reason = errors[0].strip().rstrip(".") if errors else "it does not say why"
-    return f"CRIU could not restore the container: {reason}."
+    errors = errors_in(said)
+    return f"CRIU could not restore the container: {errors[0] if errors else 'it does not say why'}."
 
 
 def _nested(message: bytes, number: int) -> bytes:
