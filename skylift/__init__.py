@@ -22,6 +22,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skylift import exceptions as exception
     from skylift.app import App as App
+    from skylift.class_decorators import enter as enter
+    from skylift.class_decorators import exit as exit  # noqa: A004 (its public name)
+    from skylift.class_decorators import method as method
+    from skylift.class_decorators import parameter as parameter
+    from skylift.cls import Cls as Cls
     from skylift.context import current_function_call_id as current_function_call_id
     from skylift.context import current_input_id as current_input_id
     from skylift.context import enable_output as enable_output
@@ -37,6 +42,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "App": "app",
+    "Cls": "cls",
     "Error": "exceptions",
     "Function": "function",
     "FunctionCall": "function_call",
@@ -45,14 +51,18 @@ _HOME = {
     "current_function_call_id": "context",
     "current_input_id": "context",
     "enable_output": "context",
+    "enter": "class_decorators",
+    "exit": "class_decorators",
     "interact": "context",
     "is_local": "context",
+    "method": "class_decorators",
+    "parameter": "class_decorators",
 }
 _MODULES = {"exceptions": "exceptions", "exception": "exceptions"}
 _NOT_BUILT = frozenset(
     """
-    CloudBucketMount Cls Cron Dict Period Queue Sandbox Secret Volume
-    asgi_app batched concurrent enter exit fastapi_endpoint forward method parameter web_server wsgi_app
+    CloudBucketMount Cron Dict Period Queue Sandbox Secret Volume
+    asgi_app batched concurrent fastapi_endpoint forward web_server wsgi_app
     """.split()  # noqa: SIM905
 )
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from skylift import context
+from skylift.class_description import describe_class
 from skylift.client import Client, notebook_name
+from skylift.cls import Cls
+from skylift.decorating import (
+    check_class,
+    check_function,
+    check_name,
+    check_schedulable,
+    is_generator_function,
+)
 from skylift.exceptions import InvalidError
 from skylift.function import Function
 from skylift.image import Image, default_image
@@ -18,9 +26,10 @@ from skylift.retries import Retries
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C")
 
 _NOT_BUILT = frozenset(
-    {"deploy", "lookup", "stop", "cls", "server", "logs", "stats", "set_tags", "get_tags", "sandboxes"}
+    {"deploy", "lookup", "stop", "server", "logs", "stats", "set_tags", "get_tags", "sandboxes"}
 )
 
 
@@ -64,6 +73,7 @@ class App(metaclass=_AppType):
         self._name = name
         self._image = image
         self._functions: dict[str, Function[..., Any]] = {}
+        self._classes: dict[str, Cls[Any]] = {}
         self._entrypoints: dict[str, Callable[..., Any]] = {}
         self._runs_now = 0
         self._spawned_ids: list[str] = []
@@ -78,6 +88,11 @@ class App(metaclass=_AppType):
     def registered_functions(self) -> dict[str, Function[..., Any]]:
         """Its functions by name."""
         return dict(self._functions)
+
+    @property
+    def registered_classes(self) -> dict[str, Cls[Any]]:
+        """Its classes by name."""
+        return dict(self._classes)
 
     @property
     def registered_entrypoints(self) -> dict[str, Callable[..., Any]]:
@@ -136,24 +151,86 @@ class App(metaclass=_AppType):
         given = {key: value for key, value in locals().items() if key not in ("self", "forgotten")}
         if forgotten is not None:
             raise InvalidError("@app.function needs parentheses: write @app.function()")
-        if name is not None and (not isinstance(name, str) or not name.strip()):
-            raise InvalidError(f'name={name!r}: a function\'s name is text, such as "train"')
+        check_name(name, "function", "train")
         check_timeout_given(timeout)
 
         def decorate(raw: Callable[P, R]) -> Function[P, R]:
-            _check_raw(raw)
-            generator = _is_generator(raw) if is_generator is None else is_generator
+            check_function(raw)
+            generator = is_generator_function(raw) if is_generator is None else is_generator
             function_name = name or raw.__qualname__.rpartition("<locals>.")[2]
             if generator and retries is not None:
                 raise InvalidError(f"retries= of {function_name}: a generator cannot be retried")
             if schedule is not None:
-                _check_schedulable(raw, function_name)
+                check_schedulable(raw, function_name)
             made = Function(self, raw, function_name, check_options(given), generator)
             self._functions[function_name] = made
+            self._classes.pop(function_name, None)
             return made
 
         # Wrong parameters are reported at the decorator's line, also when it is not applied to anything.
         check_options({**given, "schedule": None})
+        return decorate
+
+    def cls(
+        self,
+        forgotten: object = None,
+        /,
+        *,
+        image: Image | None = None,
+        env: Mapping[str, str | None] | None = None,
+        secrets: Sequence[Any] | None = None,
+        gpu: str | Sequence[str] | None = None,
+        cpu: float | tuple[float, float] | None = None,
+        memory: int | tuple[int, int] | None = None,
+        ephemeral_disk: int | None = None,
+        volumes: Mapping[Any, Any] | None = None,
+        timeout: float = 300,
+        startup_timeout: float | None = None,
+        retries: int | Retries | None = None,
+        name: str | None = None,
+        serialized: bool = False,
+        min_containers: int | None = None,
+        max_containers: int | None = None,
+        buffer_containers: int | None = None,
+        scaledown_window: float | None = None,
+        cloud: str | None = None,
+        region: str | Sequence[str] | None = None,
+        zone: str | Sequence[str] | None = None,
+        nonpreemptible: bool = False,
+        enable_memory_snapshot: bool = False,
+        block_network: bool = False,
+        single_use_containers: bool = False,
+        include_source: bool | None = None,
+        experimental_options: Mapping[str, Any] | None = None,
+        max_cost: float | None = None,
+        checkpoint_every: float | None = None,
+        serializer: Serializer = "cloudpickle",
+    ) -> Callable[[type[C]], Cls[C]]:
+        """Makes a class one whose instances live in containers, with state that is kept between calls.
+
+        Its methods to be called have ``@skylift.method()``; ``@skylift.enter()`` runs once in each container,
+        ``@skylift.exit()`` when it ends; ``size: int = skylift.parameter()`` declares what an instance is
+        made with. All methods share the containers of their instance. The parameters are those of `function`;
+        `timeout` is for one call, the first of which enters the instance; `retries` are for methods that
+        return.
+
+        Raises `InvalidError`, here and not at the call, for anything wrong.
+        """
+        given = {key: value for key, value in locals().items() if key not in ("self", "forgotten")}
+        if forgotten is not None:
+            raise InvalidError("@app.cls needs parentheses: write @app.cls()")
+        check_name(name, "class", "Model")
+        check_timeout_given(timeout)
+        options = check_options(given)
+
+        def decorate(raw: type[C]) -> Cls[C]:
+            check_class(raw)
+            class_name = name or raw.__qualname__.rpartition("<locals>.")[2]
+            made = Cls(self, raw, describe_class(raw, class_name), options)
+            self._classes[class_name] = made
+            self._functions.pop(class_name, None)
+            return made
+
         return decorate
 
     def local_entrypoint(
@@ -181,7 +258,12 @@ class App(metaclass=_AppType):
         return _Running(self, detach)
 
     def include(self, other: App, /) -> App:
-        """Adds another app's functions to this one; they run when this one runs."""
+        """Adds another app's functions and classes to this one; they run when this one runs."""
+        for class_name, cls in other._classes.items():
+            if self._classes.get(class_name, cls) is not cls:
+                raise InvalidError(f"both apps have a class {class_name!r}")
+            self._classes[class_name] = cls
+            cls._app = self
         for function_name, function in other._functions.items():
             if self._functions.get(function_name, function) is not function:
                 raise InvalidError(f"both apps have a function {function_name!r}")
@@ -198,7 +280,8 @@ class App(metaclass=_AppType):
         return _restore, (self._name, self._image, self._label)
 
     def __repr__(self) -> str:
-        return f"<skylift.App {self._name or '(unnamed)'}: {', '.join(self._functions) or 'no functions'}>"
+        names = ", ".join([*self._functions, *self._classes])
+        return f"<skylift.App {self._name or '(unnamed)'}: {names or 'no functions'}>"
 
     # --- for Function ----------------------------------------------------------------------------
 
@@ -256,35 +339,6 @@ class _Running:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.__exit__()
-
-
-def _check_raw(raw: Any) -> None:
-    if isinstance(raw, Function):
-        raise InvalidError(f"{raw.__name__} is decorated with @app.function() already")
-    if isinstance(raw, type):
-        raise InvalidError(
-            f"@app.function() is for functions, and {raw.__name__} is a class; @app.cls is not built yet"
-        )
-    if isinstance(raw, (staticmethod, classmethod)) or not callable(raw) or not hasattr(raw, "__qualname__"):
-        raise InvalidError(f"@app.function() is for functions, not for a {type(raw).__name__}")
-
-
-def _is_generator(raw: Callable[..., Any]) -> bool:
-    return inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw)
-
-
-def _check_schedulable(raw: Callable[..., Any], name: str) -> None:
-    required = [
-        parameter.name
-        for parameter in inspect.signature(raw).parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if required:
-        raise InvalidError(
-            f"schedule= of {name}: a scheduled function is called without arguments, and this one requires "
-            f"{', '.join(required)}"
-        )
 
 
 def _refuse(name: str) -> NoReturn:

@@ -6,10 +6,11 @@ Used to find out whether a function's pickle can be used again, and to name the 
 from __future__ import annotations
 
 import dis
+import inspect
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -25,14 +26,24 @@ class Capture:
     name: str
     """``x``, ``default of x`` or ``annotation of x``, for people."""
     value: Any
-    owner: types.FunctionType
-    """The function that reads it: the decorated one, or one that this one captures."""
+    owner: types.FunctionType | type
+    """The function that reads it: the decorated one, or one that this one captures; or the class that has
+    it."""
     same: Callable[[], bool]
     """Whether the name still has this very value."""
 
+    @property
+    def owner_name(self) -> str:
+        """``train()``, or ``class Model``."""
+        owner = self.owner
+        return f"class {owner.__qualname__}" if isinstance(owner, type) else f"{owner.__qualname__}()"
 
-def captures(function: types.FunctionType) -> list[Capture]:
-    """What `function` itself captures. A name without a value is in the list too (see `is_missing`)."""
+
+def captures(function: types.FunctionType | type) -> list[Capture]:
+    """What `function` itself captures, or a class has in it. A name without a value is in the list too (see
+    `is_missing`)."""
+    if isinstance(function, type):
+        return _captures_of_class(function)
     found: list[Capture] = []
     namespace = function.__globals__
     for name in _global_names(function.__code__):
@@ -57,26 +68,36 @@ def captures(function: types.FunctionType) -> list[Capture]:
     return found
 
 
-def all_captures(function: types.FunctionType) -> Iterator[Capture]:
-    """What `function` captures, and what the functions that travel with it capture, each function once."""
+def all_captures(function: types.FunctionType | type) -> Iterator[Capture]:
+    """What `function` captures, and what the functions that travel with it capture, each function once.
+
+    It may be a class: then its methods, and its bases that travel too, are what is looked at.
+    """
     seen: set[int] = set()
-    stack = [function]
+    stack: list[types.FunctionType | type] = [function]
     while stack:
         current = stack.pop()
         if id(current) in seen:
             continue
         seen.add(id(current))
+        if isinstance(current, type):
+            stack += [base for base in current.__bases__ if not is_importable(base)]
         for capture in captures(current):
+            if capture.name == "__class__" and id(capture.value) in seen:
+                continue  # What super() reads.
             yield capture
             inner = travelling_function(capture.value)
             if inner is not None:
                 stack.append(inner)
 
 
-def travelling_function(value: Any) -> types.FunctionType | None:
-    """The function in `value` whose code travels: one of the notebook's, bare or decorated; else None."""
+def travelling_function(value: Any) -> types.FunctionType | type | None:
+    """The function in `value` whose code travels: one of the notebook's, bare or decorated; else None.
+
+    Of a decorated class it is the class.
+    """
     if is_handle(value):
-        travels: types.FunctionType | None = value._skylift_travels
+        travels: types.FunctionType | type | None = value._skylift_travels
         return travels
     if isinstance(value, types.FunctionType) and not is_importable(value):
         return value
@@ -123,8 +144,11 @@ def is_stable(value: Any) -> bool:
     return kind is re.Pattern
 
 
-def location(function: types.FunctionType) -> str:
+def location(function: types.FunctionType | type) -> str:
     """Where a function is defined, for people: ``Cell In[3], line 4`` or ``train.py, line 4``."""
+    if isinstance(function, type):
+        inner = next((value for value in vars(function).values() if inspect.isfunction(value)), None)
+        return location(inner) if inner is not None else f"module {function.__module__}"
     return place(function.__code__.co_filename, function.__code__.co_firstlineno)
 
 
@@ -153,8 +177,36 @@ def _global_names(code: types.CodeType) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _annotations(function: types.FunctionType) -> dict[str, Any]:
+_OF_EVERY_CLASS = frozenset(
+    ["__dict__", "__weakref__", "__annotations__", "__annotations_cache__", "__annotate_func__", "_abc_impl"]
+)
+
+
+def _captures_of_class(cls: type) -> list[Capture]:
+    found: list[Capture] = []
+    namespace: Mapping[str, Any] = vars(cls)
+    for name, value in namespace.items():
+        if name in _OF_EVERY_CLASS:
+            continue
+        same = _same_item(namespace, name, value)
+        found += [Capture(f".{name}", inner, cls, same) for inner in _functions_in(value)]
+    annotations = _annotations(cls).items()
+    return found + [Capture(f"annotation of {name}", value, cls, _always) for name, value in annotations]
+
+
+def _functions_in(value: Any) -> tuple[Any, ...]:
+    """What a class's attribute is made of: the function of a staticmethod, those of a property."""
+    if isinstance(value, (staticmethod, classmethod)):
+        return (value.__func__,)
+    if type(value) is property:
+        return (value.fget, value.fset, value.fdel)
+    return (value,)
+
+
+def _annotations(function: types.FunctionType | type) -> dict[str, Any]:
     try:
+        if isinstance(function, type):
+            return inspect.get_annotations(function)
         return function.__annotations__
     except Exception:  # evaluated lazily from 3.14 on, and free to fail
         return {}
@@ -188,7 +240,7 @@ def _same_defaults(function: types.FunctionType, defaults: Any) -> Callable[[], 
     return lambda: function.__defaults__ is defaults
 
 
-def _same_item(mapping: dict[str, Any], key: str, value: Any) -> Callable[[], bool]:
+def _same_item(mapping: Mapping[str, Any], key: str, value: Any) -> Callable[[], bool]:
     return lambda: mapping.get(key, _MISSING) is value
 
 

@@ -67,12 +67,12 @@ class Function(Generic[P, R]):
     @property
     def remote(self) -> Blocking[P, R]:
         """Runs the function in a container and returns what it returns, or raises what it raises."""
-        return Blocking(self._remote, self._skylift_raw)
+        return Blocking(self._remote, self._like())
 
     @property
     def remote_gen(self) -> Iterating[P, Any]:
         """Runs a generator function in a container; gives each item as it is yielded there."""
-        return Iterating(self._remote_gen, self._skylift_raw)
+        return Iterating(self._remote_gen, self._like())
 
     def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs the function here, as if it were not decorated."""
@@ -108,7 +108,7 @@ class Function(Generic[P, R]):
 
         Get its result from the `FunctionCall`, here or with `FunctionCall.from_id` anywhere.
         """
-        return Blocking(self._spawn, self._skylift_raw)
+        return Blocking(self._spawn, self._like())
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(
@@ -159,7 +159,7 @@ class Function(Generic[P, R]):
     # --- handles in closures, arguments and results ----------------------------------------------
 
     @property
-    def _skylift_travels(self) -> types.FunctionType | None:
+    def _skylift_travels(self) -> types.FunctionType | type | None:
         """The function whose code goes along when this handle is pickled."""
         raw = self._skylift_raw
         return raw if isinstance(raw, types.FunctionType) and self._code.reference() is None else None
@@ -304,7 +304,17 @@ class Function(Generic[P, R]):
         client = await connected_client(waiter)
         shell = context.ipython()
         moment = shell.execution_count if shell is not None else None
-        return client, await self._definition.current(waiter, client, self._image(), moment)
+        return client, await self._defined_by().current(waiter, client, self._image(), moment)
+
+    def _defined_by(self) -> Definition:
+        return self._definition
+
+    def _like(self) -> Callable[..., Any] | None:
+        """The function whose signature tools should show."""
+        return self._skylift_raw
+
+    def _dump(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        return dumps_call(args, kwargs, self._name, self._skylift_raw)
 
     async def _new_call(
         self,
@@ -317,7 +327,7 @@ class Function(Generic[P, R]):
     ) -> RemoteCall:
         self._check_running()
         client, define = await self._define(waiter)
-        data = dumps_call(args, kwargs, self._name, self._skylift_raw)
+        data = self._dump(args, kwargs)
         if len(data) > INLINE_LIMIT:
             payload = await waiter.call(client.http.payload, data)
         else:
@@ -343,7 +353,7 @@ class _MapTarget:
         self._kwargs = kwargs
 
     def dump(self, arguments: tuple[Any, ...]) -> bytes:
-        return dumps_call(arguments, self._kwargs, self._function._name, self._function._skylift_raw)
+        return self._function._dump(arguments, self._kwargs)
 
     def seal(self, data: bytes) -> Payload:
         return Client.current().http.payload(data)

@@ -20,6 +20,7 @@ from skylift.captures import (
 )
 from skylift.exceptions import SerializationError
 from skylift.options import Serializer
+from skylift.preload import imported_modules
 from skylift.serialization import PROTOCOL, dumps, explain, one_line, size_of, warn_large
 from skylift.wire import WARN_SIZE
 
@@ -41,7 +42,7 @@ class FunctionCode:
         self.raw = raw
         self.name = name
         self._serializer = serializer
-        self._by_value = by_value
+        self._always_by_value = by_value
         self._pickled: bytes | None = None
         self._unchanged: tuple[Callable[[], bool], ...] = ()
         self._warned = False
@@ -66,9 +67,9 @@ class FunctionCode:
     def _pickle(self) -> bytes:
         reference = self.reference()
         if reference is not None:
-            return pickle.dumps(reference, PROTOCOL)
+            return pickle.dumps(self._travels(reference), PROTOCOL)
         try:
-            data = _dill(self.raw) if self._serializer == "dill" else dumps(self.raw)
+            data = _dill(self._travels(self.raw)) if self._serializer == "dill" else self._by_value()
         except SerializationError:
             raise
         except Exception as error:
@@ -78,9 +79,24 @@ class FunctionCode:
             self._warn(len(data))
         return data
 
+    def _travels(self, raw: Callable[..., Any] | ByReference) -> Any:
+        """What is pickled; `raw` is the function or how to find it."""
+        return raw
+
+    def _by_value(self) -> bytes:
+        return dumps(self.raw)
+
+    def template_code(self, code: bytes) -> str:
+        """See `FunctionSpec.template_code`; `code` is the pickle."""
+        return ""
+
+    def preload(self) -> frozenset[str]:
+        """The modules that it imports. See `skylift.preload`."""
+        return imported_modules(self.raw, by_name=self.reference() is not None)
+
     def reference(self) -> ByReference | None:
         """The function's name, if that is how it travels."""
-        if self._by_value:
+        if self._always_by_value:
             return None
         module_name, qualname = self.raw.__module__, self.raw.__qualname__
         module = sys.modules.get(module_name or "")
@@ -99,24 +115,24 @@ class FunctionCode:
 
     def _stability(self) -> tuple[Callable[[], bool], ...] | None:
         """What to look at to know that the pickle is still right; None if looking is not enough."""
-        if not isinstance(self.raw, types.FunctionType):
+        if not isinstance(self.raw, (types.FunctionType, type)):
             return None
         if self.reference() is not None:
             return ()
         checks: list[Callable[[], bool]] = []
-        functions: dict[int, types.FunctionType] = {id(self.raw): self.raw}
+        owners: dict[int, types.FunctionType | type] = {id(self.raw): self.raw}
         for capture in all_captures(self.raw):
             if not is_stable(capture.value):
                 return None
             checks.append(capture.same)
             if is_handle(capture.value):
                 checks.append(_same_image(capture.value))
-            functions[id(capture.owner)] = capture.owner
-        checks.extend(_same_code(function) for function in functions.values())
+            owners[id(capture.owner)] = capture.owner
+        checks.extend(_same_code(owner) for owner in owners.values())
         return tuple(checks)
 
     def _explain(self, error: Exception) -> SerializationError:
-        if isinstance(self.raw, types.FunctionType):
+        if isinstance(self.raw, (types.FunctionType, type)):
             for capture in all_captures(self.raw):
                 if is_missing(capture.value) or travelling_function(capture.value) is not None:
                     continue
@@ -129,7 +145,7 @@ class FunctionCode:
         return SerializationError(f"{self.name}() cannot travel to a container: {one_line(error)}")
 
     def _warn(self, size: int) -> None:
-        if not isinstance(self.raw, types.FunctionType):
+        if not isinstance(self.raw, (types.FunctionType, type)):
             return
         candidates = [
             capture
@@ -138,18 +154,21 @@ class FunctionCode:
         ]
         if candidates:
             largest = max(candidates, key=lambda capture: size_of(capture.value))
-            warn_large(f"{largest.name!r}, which {largest.owner.__name__}() captures,", size)
+            warn_large(f"{largest.name!r}, which {largest.owner_name.rpartition('.')[2]} captures,", size)
 
 
 def _captured(capture: Capture, why: str) -> SerializationError:
     return SerializationError(
-        f"{capture.name!r}, which {capture.owner.__qualname__}() captures ({location(capture.owner)}), "
+        f"{capture.name!r}, which {capture.owner_name} captures ({location(capture.owner)}), "
         f"cannot travel to a container: {why}. Make it inside the function, or pass what is needed to make "
         "it as an argument"
     )
 
 
-def _same_code(function: types.FunctionType) -> Callable[[], bool]:
+def _same_code(function: types.FunctionType | type) -> Callable[[], bool]:
+    if isinstance(function, type):
+        names = tuple(vars(function))
+        return lambda: tuple(vars(function)) == names
     code = function.__code__
     return lambda: function.__code__ is code
 
@@ -160,7 +179,7 @@ def _same_image(handle: Any) -> Callable[[], bool]:
     return lambda: getattr(handle, "_skylift_image", None) is image
 
 
-def _dill(raw: Callable[..., Any]) -> bytes:
+def _dill(raw: Any) -> bytes:
     import dill
 
     # The container loads code with plain pickle, which must find dill's own loader in it.

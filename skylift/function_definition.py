@@ -17,13 +17,21 @@ class Definition:
     """Makes a function's `Define`, and makes it anew only when code or environment have changed."""
 
     def __init__(
-        self, app: str, name: str, options: FunctionOptions, code: FunctionCode, is_generator: bool
+        self,
+        app: str,
+        name: str,
+        options: FunctionOptions,
+        code: FunctionCode,
+        is_generator: bool,
+        parameters: str = "",
     ) -> None:
+        """`parameters`: see `FunctionSpec.parameters`."""
         self._app = app
         self._name = name
         self._options = options
         self._code = code
         self._is_generator = is_generator
+        self._parameters = parameters
         self._kept: tuple[bytes, ImageSpec, str, Define] | None = None
 
     async def current(self, waiter: Waiter, client: Client, image: Image, moment: object) -> Define:
@@ -36,7 +44,12 @@ class Definition:
         kept = self._kept
         if kept is not None and kept[0] is code and kept[1] is image_spec and kept[2] == client.gateway_id:
             return kept[3]
-        spec = self._options.spec(self._app, self._name, image_spec, is_generator=self._is_generator)
+        spec = msgspec.structs.replace(
+            self._options.spec(self._app, self._name, image_spec, is_generator=self._is_generator),
+            preload=tuple(sorted(self._code.preload())),
+            template_code=self._code.template_code(code),
+            parameters=self._parameters,
+        )
         digest = blake3(code)
         digest.update(msgspec.msgpack.encode(spec))
         if len(code) > INLINE_LIMIT:

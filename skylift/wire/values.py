@@ -150,7 +150,12 @@ class FunctionSpec(Struct, frozen=True, kw_only=True):
     """Modules that its code imports: a template of its containers has imported them. Containers that are up
     are not replaced when only these have changed."""
     template_code: str = ""
-    """The function whose code is a class with ``@enter(snap=True)`` hooks, which the template runs."""
+    """A hash of the code, where that is a class with ``@enter(snap=True)`` hooks, which the template runs;
+    else "". It is for telling templates apart, and nothing is stored under it: the same class has the same
+    hash in another kernel, though its `Define.function_id` differs there. The code is that of any function
+    with this spec."""
+    parameters: str = ""
+    """A hash of the parameters of a class's instance: instances with different ones share no containers."""
     block_network: bool = False
     single_use: bool = False
     is_generator: bool = False

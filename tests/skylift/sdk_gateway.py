@@ -26,6 +26,7 @@ from skylift.kernel_gateway.outbox import Outbox
 from skylift.kernel_gateway.server import GatewayApplication, GatewayServer
 from skylift.lazyfs.store import LocalStore
 from skylift.runtime.runner.errors import describe, describe_ours
+from skylift.runtime.runner.service import Service, is_class_code
 from skylift.wire import (
     INLINE_LIMIT,
     Accepted,
@@ -94,6 +95,7 @@ class FakeControl(ControlPlane):
         self.store = store
         self.loop: asyncio.AbstractEventLoop | None = None
         self.functions: dict[str, Define] = {}
+        self.services: dict[str, Service] = {}
         self.calls: dict[str, FakeCall] = {}
         self.known: dict[ClientPort, set[str]] = {}
         self.messages: list[ClientMessage] = []
@@ -276,6 +278,8 @@ class FakeControl(ControlPlane):
 
     def _function(self, call: FakeCall, index: int | None = None) -> Callable[..., Any]:
         function: Callable[..., Any] = pickle.loads(self.bytes_of(call.define.code))
+        if is_class_code(function):
+            return self._method_of(call, function)
         meta = {} if index is None else {"index": index}
 
         def print_there(*values: Any, end: str = "\n") -> None:
@@ -285,6 +289,16 @@ class FakeControl(ControlPlane):
         if function.__module__ == "__main__" or "<locals>" in function.__qualname__:
             function.__globals__["print"] = print_there
         return function
+
+    def _method_of(self, call: FakeCall, code: Any) -> Callable[..., Any]:
+        service = self.services.setdefault(call.define.function_id, Service(code))
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            service.start()
+            method, rest = service.method(args)
+            return method(*rest, **kwargs)
+
+        return run
 
     def _run_call(self, call: FakeCall) -> None:
         args, kwargs = pickle.loads(self.bytes_of(call.submit.args))

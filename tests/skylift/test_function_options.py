@@ -146,7 +146,7 @@ def test_forgotten_parentheses() -> None:
 
 def test_only_functions_are_decorated() -> None:
     app = skylift.App("a")
-    with pytest.raises(InvalidError, match=r"Model is a class; @app\.cls is not built yet"):
+    with pytest.raises(InvalidError, match=r"Model is a class; use @app\.cls\(\)"):
         app.function()(type("Model", (), {}))
     with pytest.raises(InvalidError, match=r"train is decorated with @app.function"):
         app.function()(app.function()(train))
@@ -199,8 +199,8 @@ def test_retries_are_checked() -> None:
 def test_names_that_are_not_built_say_so() -> None:
     with pytest.raises(InvalidError, match=r"skylift\.Volume\.from_name is not built yet"):
         skylift.Volume.from_name("data")
-    with pytest.raises(InvalidError, match=r"skylift\.enter is not built yet"):
-        skylift.enter(snap=True)
+    with pytest.raises(InvalidError, match=r"skylift\.concurrent is not built yet"):
+        skylift.concurrent(max_inputs=4)
     with pytest.raises(InvalidError, match=r"Image\.debian_slim is not built yet"):
         skylift.Image.debian_slim()
     with pytest.raises(InvalidError, match=r"Image\.pip_install is not built yet"):
