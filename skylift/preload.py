@@ -1,8 +1,8 @@
 """The modules that a function's code imports, for templates of its containers to have imported already.
 
 They are the modules among what it captures, those that captured classes, functions and instances come from,
-and those that its ``import`` statements name; and the same of the functions and classes that travel with it. A
-handle (a `Function`, a `Cls`) is not followed: what it stands for has containers of its own.
+and those that its ``import`` statements name; and the same of the functions and classes that travel with it.
+A handle (a `Function`, a `Cls`) is not followed: what it stands for has containers of its own.
 """
 
 from __future__ import annotations
