@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -23,6 +23,8 @@ from skylift.wire import Events, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from skylift.backend.sleeping import Sleeping
 
 MERGED_BYTES = 256 * 1024
 """Frames of one call that are committed together become one row of about this size."""
@@ -63,6 +65,7 @@ class CallLog:
         self._spend_statement = upsert(
             schema.spend, dialect, add=("seconds", "cost", "idle_seconds", "idle_cost", "calls")
         )
+        self._sleeping_statement = upsert(schema.sleeping_sessions, dialect)
         self._nested_statement = upsert(schema.nested_calls, dialect)
         self._output_statement = upsert(schema.output, dialect, merge=merge_output)
         database.collectors.append(self._collect)
@@ -110,6 +113,14 @@ class CallLog:
     def session(self, session_id: str, user: str, name: str, notebook: str) -> None:
         """A session was used."""
         self.database.write(self._sessions_statement, (session_id, user, name, notebook, time.time()))
+
+    def sleeping(self, entry: Sleeping, state: Literal["asleep", "ended", "gone"]) -> None:
+        """A session sleeps, or was given up, or does not sleep any more."""
+        session = entry.session
+        spec = session.spec
+        row = (entry.pool_id, entry.user, spec.session, _encode(spec), _encode(session.snapshot))
+        host_id = min(entry.hosts, default="")
+        self.database.write(self._sleeping_statement, (*row, host_id, entry.since, session.problem, state))
 
     def host(self, host: Host) -> None:
         """A host has connected."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from skylift.backend.sessions import Sessions
     from skylift.backend.status import StatusUpdates
     from skylift.backend.streams import Streams
+    from skylift.backend.warm import WarmPools
 
 MAX_WINDOW = 64 * 1024 * 1024
 
@@ -56,6 +57,7 @@ class ClientCalls:
         sessions: Sessions,
         recovery: Recovery,
         nesting: Nesting,
+        warm: WarmPools,
     ) -> None:
         self.registry = registry
         self.log = call_log
@@ -66,6 +68,7 @@ class ClientCalls:
         self.sessions = sessions
         self.recovery = recovery
         self.nesting = nesting
+        self.warm = warm
 
     def message(self, client: Client, message: ClientMessage) -> None:
         """Carry out a message."""
@@ -127,6 +130,7 @@ class ClientCalls:
             known = Function(key, message.spec, message.code, client.user)
             self.registry.functions[key] = known
         client.functions[key] = known
+        self.warm.defined(client, known)
 
     # --- submissions ---------------------------------------------------------------------------------
 

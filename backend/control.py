@@ -10,7 +10,8 @@ Its parts are modules of this package, each with one concern; they share the `Re
 `streams`             events on their way to clients and the log; windows
 `dispatch`            carries out what `scheduler` decides
 `endings`             how calls end
-`sessions`            containers that notebooks keep
+`sessions`            containers that notebooks keep; `sleeping`: those of them that sleep
+`warm`                functions of which containers are kept
 `nesting`             calls that code in containers makes; `deadlocks` finds those that cannot end
 `status`              status lines
 `call_log`            what is written to the database; `log_reader` and `reports` read it
@@ -41,6 +42,7 @@ from skylift.backend.registry import Client, Registry
 from skylift.backend.reports import Reports
 from skylift.backend.sessions import Sessions
 from skylift.backend.settings import Settings
+from skylift.backend.sleeping import SleepingSessions
 from skylift.backend.status import StatusUpdates
 from skylift.backend.streams import Streams
 from skylift.backend.tokens import TokenBook
@@ -53,9 +55,13 @@ from skylift.backend.views import (
     HostView,
     OutputPage,
     SessionView,
+    Slept,
     Spend,
     SpendBy,
+    TemplateView,
+    Woken,
 )
+from skylift.backend.warm import WarmPools
 from skylift.lazyfs.store import Store
 from skylift.wire import (
     PROTOCOL,
@@ -138,7 +144,12 @@ class ControlPlane:
         self._dispatcher.nesting = self._nesting
         self._tokens_due: asyncio.TimerHandle | None = None
         self._recovery = Recovery(registry, self._log, self._reader, self._dispatcher, self._endings)
-        self._sessions = Sessions(registry, self._log, self._dispatcher, self._endings)
+        self._sleeping = SleepingSessions(
+            registry, self._log, self._reader, self._dispatcher, self._endings, self.tokens
+        )
+        self._dispatcher.fail_waking = self._sleeping.fail_waking
+        self._sessions = Sessions(registry, self._log, self._dispatcher, self._endings, self._sleeping)
+        self._warm = WarmPools(registry, self._dispatcher)
         self._client_calls = ClientCalls(
             registry,
             self._log,
@@ -149,10 +160,18 @@ class ControlPlane:
             self._sessions,
             self._recovery,
             self._nesting,
+            self._warm,
         )
         self._host_calls = HostCalls(
-            registry, self._log, self._streams, self._status, self._dispatcher, self._endings
+            registry,
+            self._log,
+            self._streams,
+            self._status,
+            self._dispatcher,
+            self._endings,
+            self._sleeping,
         )
+        self._sleeping.host_calls = self._host_calls
         self._host_links = HostLinks(
             registry,
             self._log,
@@ -162,6 +181,7 @@ class ControlPlane:
             self._endings,
             self._host_calls,
             self._recovery,
+            self._sleeping,
             self.tokens,
             self.gateway_id,
         )
@@ -180,6 +200,7 @@ class ControlPlane:
         self.registry.loop = asyncio.get_running_loop()
         await self.database.open()
         await self.tokens.open()
+        await self._sleeping.open()
         await self._recovery.start()
         self._sessions.notebooks = await self._reader.session_notebooks()
         self._keeper.start()
@@ -193,6 +214,7 @@ class ControlPlane:
         """Write what is still to be written, stop the engines and close the database. With `end_hosts`, hosts
         and their containers end too; without, they go on and wait for the next gateway."""
         self._dispatcher.stop()
+        self._sleeping.stop()
         self._recovery.stop()
         self._status.stop()
         self._keeper.stop()
@@ -265,6 +287,7 @@ class ControlPlane:
             return
         client.port = None
         client.functions.clear()
+        self._warm.left(client)
         self._streams.detach_all(client)
         client.gone = self.registry.loop.call_later(
             self.settings.gateway.client_grace, self._client_gone, client
@@ -282,6 +305,7 @@ class ControlPlane:
         if port is not None:
             self.registry.ports.pop(id(port), None)
             client.functions.clear()
+            self._warm.left(client)
             self._streams.detach_all(client)
             port.close(1008, why)
         self._nesting.left(client)
@@ -349,12 +373,16 @@ class ControlPlane:
         return await self._reports.containers(user, running, limit)
 
     def sessions(self, user: str) -> tuple[SessionView, ...]:
-        """Sessions that are up or waited for."""
-        return self._reports.sessions(user, self._sessions.notebooks)
+        """Sessions that are up, waited for, or asleep."""
+        return self._reports.live.sessions(user, self._sessions.notebooks)
 
     def hosts(self) -> tuple[HostView, ...]:
         """The machines, their GPUs and who uses them."""
-        return self._reports.hosts()
+        return self._reports.live.hosts()
+
+    def templates(self) -> tuple[TemplateView, ...]:
+        """The templates that the machines have now."""
+        return self._reports.live.templates()
 
     async def spend(self, user: str, by: SpendBy = "day", days: int = 30) -> Spend:
         """What containers cost in the last days, today included."""
@@ -372,8 +400,17 @@ class ControlPlane:
         return True
 
     def stop_session(self, user: str, session_id: str) -> bool:
-        """End a session's container. False where the user has no such session."""
+        """End a session, also one that sleeps. False where the user has no such session."""
         return self._sessions.stop(session_id, user)
+
+    async def sleep_session(self, user: str, session_id: str) -> Slept | Problem | None:
+        """Put an idle session to sleep, and wait until it is, but no longer than `sleeping.WAIT_SECONDS`. A
+        `Problem` says why it is not, or is not yet. None where the user has no such session."""
+        return await self._sleeping.sleep(user, session_id)
+
+    async def wake_session(self, user: str, session_id: str) -> Woken | Problem | None:
+        """Wake a session that sleeps, and wait until it is up; as `sleep_session`."""
+        return await self._sleeping.wake(user, session_id)
 
     def stop_container(self, user: str, container_id: str) -> bool:
         """End a container: its calls fail. False where the user has no such container."""

@@ -22,14 +22,16 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event, exc, insert, select
 
 from skylift.backend.problems import BUSY_SECONDS, database_problem
-from skylift.backend.schema import SCHEMA_VERSION, meta, metadata
+from skylift.backend.schema import SCHEMA_VERSION, meta, metadata, sleeping_sessions
 from skylift.backend.statements import Row, Statement
 from skylift.wire import Problem
 
 T = TypeVar("T")
 
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {}
-"""From a version to the next one."""
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {
+    1: lambda connection: sleeping_sessions.create(connection, checkfirst=True),
+}
+"""From a version to the next one. New tables are there already when they are called."""
 
 _WRONG_ROW = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, exc.NotSupportedError)
 """It fails again however often it is tried."""

@@ -11,8 +11,18 @@ from skylift.backend.calls import Call
 from skylift.backend.costs import hourly_price
 from skylift.backend.pools import Container, Pool
 from skylift.backend.scheduler import assign, decide, top_up
-from skylift.backend.scheduler_state import Assign, Decision, Fail, Keep, Retire, Start, Stop, Wait
-from skylift.wire import Code, Problem, RunCall, RunInputs, StartContainer, StopContainer, new_id
+from skylift.backend.scheduler_state import Assign, Decision, Fail, Keep, Retire, Sleep, Start, Stop, Wait
+from skylift.backend.streams import answer
+from skylift.wire import (
+    Code,
+    Problem,
+    RunCall,
+    RunInputs,
+    SleepContainer,
+    StartContainer,
+    StopContainer,
+    new_id,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,6 +59,7 @@ class Dispatcher:
     ) -> None:
         """`fail` ends a call with an error."""
         self.nesting: Nesting
+        self.fail_waking: Callable[[Pool, Problem], None]
         self.registry = registry
         self.log = call_log
         self.status = status
@@ -150,11 +161,16 @@ class Dispatcher:
             self._start(decision, now)
         elif isinstance(decision, Stop):
             self.stop_container(registry.containers[decision.container_id], decision.reason, now)
+        elif isinstance(decision, Sleep):
+            self.sleep_container(registry.containers[decision.container_id], decision.reason, now)
         elif isinstance(decision, Retire):
             container = registry.containers[decision.container_id]
             container.pool.retire(container)
         elif isinstance(decision, Fail):
-            for call in registry.pools[decision.pool_id].waiting_calls():
+            pool = registry.pools[decision.pool_id]
+            if pool.waking is not None:
+                self.fail_waking(pool, decision.problem)
+            for call in pool.waiting_calls():
                 self._fail(call, decision.problem)
         elif isinstance(decision, Wait):
             pool = registry.pools[decision.pool_id]
@@ -177,6 +193,10 @@ class Dispatcher:
         port = host.port
         assert port is not None
         function = call.function
+        if not container.calls:
+            # However quick it is: people are told how its container came to be.
+            call.visible = True
+        container.cannot_sleep = ""
         if function.code.size and function.function_id not in host.codes:
             host.codes.add(function.function_id)
             port.send(Code(function_id=function.function_id, code=function.code))
@@ -211,6 +231,8 @@ class Dispatcher:
         if call.state == "queued":
             call.state = "running"
             if call.visible:
+                if not call.answered:
+                    answer(call)
                 self.status.changed(call)
         self.log.changed(call)
 
@@ -269,15 +291,18 @@ class Dispatcher:
         first = pool.queue[0] if pool.queue else None
         if isinstance(first, Call):
             container.notebook = first.notebook
+        asleep = registry.sleeping.get(pool.pool_id)
+        container.wakes = asleep is not None
         self.add_container(container)
         assert host.port is not None
         host.port.send(
             StartContainer(
                 container_id=container.container_id,
                 pool_id=pool.pool_id,
-                spec=pool.spec,
+                spec=pool.spec if asleep is None else asleep.session.spec,
                 gpu=gpu,
                 token=self.tokens.mint(container.container_id, pool.user),
+                wake=None if asleep is None else asleep.session.snapshot,
             )
         )
 
@@ -292,6 +317,9 @@ class Dispatcher:
     def stop_container(self, container: Container, reason: str, now: float) -> None:
         """End a container; what it runs is ended by its host."""
         if container.phase == "stopping":
+            if container.sleeping:
+                # Its host cannot end what it is writing. Which way that goes, it is ended then.
+                container.unwanted = container.unwanted or reason
             return
         container.exit_reason = reason
         container.pool.set_phase(container, "stopping", now)
@@ -299,6 +327,15 @@ class Dispatcher:
             container.host.port.send(
                 StopContainer(container_id=container.container_id, grace=STOP_GRACE, reason=reason)
             )
+
+    def sleep_container(self, container: Container, reason: str, now: float) -> None:
+        """Put an idle session to sleep."""
+        container.sleep_reason = reason
+        container.idle_at = container.since
+        container.sleeping = True
+        container.pool.set_phase(container, "stopping", now)
+        if container.host.port is not None:
+            container.host.port.send(SleepContainer(container_id=container.container_id))
 
     def release(self, container: Container) -> None:
         """A container has ended what it ran: note what that cost."""

@@ -21,6 +21,8 @@ from skylift.wire import (
     Persisted,
     Problem,
     Returned,
+    SessionSlept,
+    TemplatesChanged,
     UsageReport,
 )
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from skylift.backend.dispatch import Dispatcher
     from skylift.backend.endings import Endings
     from skylift.backend.registry import Registry
+    from skylift.backend.sleeping import SleepingSessions
     from skylift.backend.status import StatusUpdates
     from skylift.backend.streams import Streams
 
@@ -39,6 +42,9 @@ MAX_START_FAILURES = 3
 
 START_RETRY = 0.5
 """Seconds before a start that failed is tried again, doubled each time."""
+
+WARM_RETRY = 60.0
+"""Seconds before a container is tried again that nothing waits for, after so many failures."""
 
 HOPELESS = frozenset({"InvalidError", "NotFoundError", "PermissionDeniedError", "VersionError"})
 """Errors of a start that come again however often it is tried."""
@@ -60,6 +66,7 @@ class HostCalls:
         status: StatusUpdates,
         dispatcher: Dispatcher,
         endings: Endings,
+        sleeping: SleepingSessions,
     ) -> None:
         self.registry = registry
         self.log = call_log
@@ -67,6 +74,7 @@ class HostCalls:
         self.status = status
         self.dispatcher = dispatcher
         self.endings = endings
+        self.sleeping = sleeping
         self.become_map: Callable[[Call], None]
 
     def message(self, host: Host, message: HostMessage, frame: bytes) -> None:
@@ -79,6 +87,10 @@ class HostCalls:
             self.started(message)
         elif isinstance(message, ContainerChanged):
             self.container_changed(host, message)
+        elif isinstance(message, SessionSlept):
+            self.sleeping.slept(host, message)
+        elif isinstance(message, TemplatesChanged):
+            host.templates = message.templates
         elif isinstance(message, Returned):
             call = self.registry.calls.get(message.call_id)
             if call is not None:
@@ -253,7 +265,9 @@ class HostCalls:
         pool.startup = seconds if not pool.startup else pool.startup + 0.3 * (seconds - pool.startup)
         pool.failures = 0
         pool.problem = None
-        pool.not_before = 0.0
+        pool.not_before = pool.warm_not_before = 0.0
+        if pool.session:
+            self.sleeping.woke(container)
         self.log.container(container)
         if container.phase == "starting":
             self.dispatcher.container_idle(container, now)
@@ -275,8 +289,13 @@ class HostCalls:
             self.registry.loop.call_later(LAST_WORDS, self._settle, call, container, container.exit_reason)
         self.dispatcher.remove_container(container)
         self.log.spend(container)
+        if pool.session:
+            self.sleeping.container_gone(container)
         if was_starting and not was_stopping:
-            self._start_failed(pool, reason, problem)
+            if container.wakes:
+                self.sleeping.not_woken(container, reason, problem)
+            else:
+                self._start_failed(pool, reason, problem)
         self.registry.drop_pool_if_unused(pool)
         self.dispatcher.think()
 
@@ -290,6 +309,9 @@ class HostCalls:
         if pool.failures < MAX_START_FAILURES and pool.problem.error not in HOPELESS:
             return
         failed, pool.problem, pool.failures, pool.not_before = pool.problem, None, 0, 0.0
+        pool.warm_not_before = monotonic() + WARM_RETRY
+        if pool.waking is not None:
+            self.sleeping.fail_waking(pool, failed)
         for call in pool.waiting_calls():
             self.endings.fail(call, failed)
 

@@ -17,12 +17,14 @@ from skylift.wire import (
     FINAL_STATES,
     CallReport,
     ContainerInfo,
+    ForgetSession,
     FunctionSpec,
     GpuRequest,
     HostHello,
     HostMessage,
     HostWelcome,
     Problem,
+    SleepContainer,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from skylift.backend.log_reader import LogReader
     from skylift.backend.recovery import Recovery
     from skylift.backend.registry import Registry
+    from skylift.backend.sleeping import SleepingSessions
     from skylift.backend.streams import Streams
     from skylift.backend.tokens import TokenBook
 
@@ -53,6 +56,7 @@ class HostLinks:
         endings: Endings,
         host_calls: HostCalls,
         recovery: Recovery,
+        sleeping: SleepingSessions,
         tokens: TokenBook,
         gateway_id: str,
     ) -> None:
@@ -64,6 +68,7 @@ class HostLinks:
         self.endings = endings
         self.host_calls = host_calls
         self.recovery = recovery
+        self.sleeping = sleeping
         self.tokens = tokens
         self.gateway_id = gateway_id
         self._early: dict[int, list[tuple[HostMessage, bytes]]] = {}
@@ -129,11 +134,13 @@ class HostLinks:
         host.connected = True
         host.since = time.time()
         host.codes.clear()
+        host.templates = hello.templates
         registry.links[id(port)] = host
         self.log.host(host)
 
         reports = {report.call_id: report for report in hello.calls}
         self._take_containers(host, hello, reports)
+        forget = self.sleeping.reported(host, hello)
         welcome: dict[str, int] = {}
         known: list[tuple[Call, CallReport]] = []
         for report in hello.calls:
@@ -147,6 +154,8 @@ class HostLinks:
                 welcome[report.call_id] = call.logged_seq
                 known.append((call, report))
         port.send(HostWelcome(gateway_id=self.gateway_id, calls=welcome))
+        for key in forget:
+            port.send(ForgetSession(pool_id=key))
         for call, report in known:
             self._resume(call, report)
         self._settle_unreported(host, reports, {info.container_id for info in hello.containers})
@@ -154,6 +163,9 @@ class HostLinks:
         for container in list(host.members.values()):
             if container.phase == "away":
                 self._container_back(container)
+            elif container.sleeping:
+                # The host may not have heard of it.
+                port.send(SleepContainer(container_id=container.container_id))
         self.dispatcher.think()
 
     def _take_containers(self, host: Host, hello: HostHello, reports: dict[str, CallReport]) -> None:
@@ -165,6 +177,8 @@ class HostLinks:
                 container.info = info
                 if info.state != "starting" and not container.ready:
                     container.ready = time.time()
+                    if container.pool.session:
+                        self.sleeping.woke(container)
 
     def _take_container(self, host: Host, info: ContainerInfo, hello: HostHello) -> None:
         """A container that an earlier gateway started."""
@@ -194,6 +208,7 @@ class HostLinks:
         container.started = info.started or container.started
         container.ready = container.started if info.state == "ready" else 0.0
         container.phase = "away"
+        container.wakes = info.state == "starting" and pool.asleep
         self.dispatcher.add_container(container)
 
     def _pool(self, key: str, spec: FunctionSpec) -> Pool | None:

@@ -10,8 +10,16 @@ from sqlalchemy import Connection, RowMapping, delete, func, literal, select
 from skylift.backend.call_log import decode_done
 from skylift.backend.database import Database
 from skylift.backend.maps import IndexSet
-from skylift.backend.schema import calls, containers, functions, nested_calls, output, sessions
-from skylift.wire import FINAL_STATES, FunctionSpec
+from skylift.backend.schema import (
+    calls,
+    containers,
+    functions,
+    nested_calls,
+    output,
+    sessions,
+    sleeping_sessions,
+)
+from skylift.wire import FINAL_STATES, FunctionSpec, SleepingSession, SnapshotRef
 
 PAGE_ROWS = 16
 PAGE_BYTES = 512 * 1024
@@ -46,6 +54,17 @@ class StoredFunction(NamedTuple):
     spec: FunctionSpec
     code: bytes
     code_blob: str
+
+
+class StoredSleep(NamedTuple):
+    """A session that sleeps, as the log has it."""
+
+    session: SleepingSession
+    user: str
+    host_id: str
+    since: float
+    ended: bool
+    """It was given up, and its host may not have been told."""
 
 
 class LogReader:
@@ -140,6 +159,26 @@ class LogReader:
         rows = await self.database.read(lambda connection: list(connection.execute(query)))
         return {row.session_id: row.notebook for row in rows}
 
+    async def sleeping_sessions(self) -> list[StoredSleep]:
+        """The sessions that slept when the gateway ended; those are forgotten that do not sleep any more."""
+        table = sleeping_sessions
+        await self.database.maintain(_delete_woken)
+        rows = await self.database.read(lambda connection: list(connection.execute(select(table))))
+        found: list[StoredSleep] = []
+        for row in rows:
+            try:
+                session = SleepingSession(
+                    pool_id=row.pool_id,
+                    spec=msgspec.msgpack.decode(row.spec, type=FunctionSpec),
+                    snapshot=msgspec.msgpack.decode(row.snapshot, type=SnapshotRef),
+                    problem=row.problem,
+                )
+            except msgspec.DecodeError:
+                # Of a version that cannot be read any more. Its host says what it has.
+                continue
+            found.append(StoredSleep(session, row.user, row.host_id, row.since, row.state == "ended"))
+        return found
+
     async def forget(self, before: float) -> int:
         """Delete calls that ended before a Unix time, with their output, and containers too. Returns how many
         calls."""
@@ -186,6 +225,10 @@ def _delete_calls(connection: Connection, call_ids: list[str]) -> None:
     connection.execute(delete(output).where(output.c.call_id.in_(call_ids)))
     connection.execute(delete(nested_calls).where(nested_calls.c.call_id.in_(call_ids)))
     connection.execute(delete(calls).where(calls.c.call_id.in_(call_ids)))
+
+
+def _delete_woken(connection: Connection) -> None:
+    connection.execute(delete(sleeping_sessions).where(sleeping_sessions.c.state == "gone"))
 
 
 def _delete_containers(connection: Connection, before: float) -> None:

@@ -84,7 +84,10 @@ class Amount:
 
 
 def choices(host: HostState, pool: PoolState) -> list[GpuRequest | None]:
-    """The GPUs of this host that would do for the pool, by preference; ``[None]`` where it wants none."""
+    """The GPUs of this host that would do for the pool, by preference; ``[None]`` where it wants none. Empty
+    too where its containers cannot be on this host."""
+    if pool.hosts is not None and host.host_id not in pool.hosts:
+        return []
     if not pool.gpus:
         return [None]
     found: list[GpuRequest | None] = []

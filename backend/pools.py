@@ -12,10 +12,20 @@ from skylift.backend.calls import Call
 from skylift.backend.costs import Meter
 from skylift.backend.reasons import gpu_text
 from skylift.backend.scheduler_state import ContainerState, HostState, PoolState
-from skylift.wire import ContainerInfo, FunctionSpec, GpuRequest, HostFacts, Problem, Usage
+from skylift.wire import ContainerInfo, FunctionSpec, GpuRequest, HostFacts, Problem, TemplateInfo, Usage
 
 if TYPE_CHECKING:
     from skylift.backend.control import HostPort
+
+
+def session_pool_id(session_id: str, user: str) -> str:
+    """The pool of a user's session."""
+    return "po-" + blake3(msgspec.msgpack.encode((user, session_id))).hexdigest(16)
+
+
+def session_label(spec: FunctionSpec) -> str:
+    """``"session train"``."""
+    return f"session {spec.session_name or spec.session}"
 
 
 def pool_id(spec: FunctionSpec, user: str) -> str:
@@ -38,6 +48,7 @@ class Container(ContainerState):
         "ended",
         "exit_reason",
         "host",
+        "idle_at",
         "info",
         "meter",
         "notebook",
@@ -45,8 +56,11 @@ class Container(ContainerState):
         "price",
         "ready",
         "reason",
+        "sleep_reason",
         "started",
+        "unwanted",
         "usage",
+        "wakes",
     )
 
     def __init__(
@@ -92,6 +106,14 @@ class Container(ContainerState):
         """Unix time; 0 while nothing runs."""
         self.calls = 0
         self.usage: Usage | None = None
+        self.wakes = False
+        """It is to be a session that sleeps."""
+        self.sleep_reason = ""
+        """Why it was last put to sleep."""
+        self.idle_at = 0.0
+        """Since when it had been idle then, as `since`."""
+        self.unwanted = ""
+        """Why it is to be ended as soon as it is asleep, or is not."""
         self.info = ContainerInfo(
             container_id=container_id,
             host_id=host.host_id,
@@ -117,10 +139,10 @@ class Container(ContainerState):
 class Pool(PoolState):
     """The work and the containers of one function (or of functions with equal specs), or of one session."""
 
-    __slots__ = ("calls", "failures", "problem", "reason", "spec", "user")
+    __slots__ = ("calls", "definers", "failures", "problem", "reason", "spec", "user")
 
     def __init__(self, key: str, spec: FunctionSpec, user: str) -> None:
-        label = f"session {spec.session_name or spec.session}" if spec.session else f"{spec.app}.{spec.name}"
+        label = session_label(spec) if spec.session else f"{spec.app}.{spec.name}"
         super().__init__(
             key,
             label,
@@ -128,13 +150,18 @@ class Pool(PoolState):
             cpu=spec.cpu,
             memory=spec.memory,
             max_containers=spec.max_containers,
+            min_containers=spec.min_containers,
+            buffer_containers=spec.buffer_containers,
             scaledown_window=spec.scaledown_window,
+            idle_policy=spec.idle_policy,
             session=spec.session,
         )
         self.spec = spec
         self.user = user
         self.calls = 0
         """That are not over."""
+        self.definers: set[str] = set()
+        """Clients that are there and have defined it, where `min_containers` are kept for it."""
         self.reason = ""
         """Why its work waits."""
         self.failures = 0
@@ -151,6 +178,7 @@ class Pool(PoolState):
         """Take the parts of a new spec that containers which are up already need not be replaced for."""
         self.spec = spec
         self.scaledown_window = spec.scaledown_window
+        self.idle_policy = spec.idle_policy
 
     def newest(self) -> Container | None:
         """The container started last, of those that are not ending."""
@@ -167,7 +195,7 @@ class Pool(PoolState):
 class Host(HostState):
     """A host."""
 
-    __slots__ = ("codes", "engine", "facts", "port", "since", "welcomed")
+    __slots__ = ("codes", "engine", "facts", "port", "since", "templates", "welcomed")
 
     def __init__(self, facts: HostFacts) -> None:
         super().__init__(facts.host_id, facts.hostname, cpus=facts.cpus, memory=facts.memory)
@@ -178,6 +206,7 @@ class Host(HostState):
         self.codes: set[str] = set()
         """Functions whose code was sent on this link."""
         self.welcomed = False
+        self.templates: tuple[TemplateInfo, ...] = ()
         self.update(facts)
 
     def update(self, facts: HostFacts) -> None:
@@ -186,6 +215,7 @@ class Host(HostState):
         self.name = facts.hostname
         self.cpus = facts.cpus
         self.memory = facts.memory
+        self.cannot_sleep = facts.cannot_sleep
         self.gpus = {}
         for gpu in facts.gpus:
             self.gpus[gpu.model] = self.gpus.get(gpu.model, 0) + 1

@@ -12,7 +12,7 @@ from skylift.wire import GpuRequest, Problem
 
 def impossible(hosts: Iterable[HostState], pool: PoolState) -> Problem | None:
     """Why no host can ever run this pool's containers, or None where one can (or there is none yet)."""
-    hosts = list(hosts)
+    hosts = [host for host in hosts if pool.hosts is None or host.host_id in pool.hosts]
     if not hosts:
         return None
     for host in hosts:
@@ -55,7 +55,13 @@ def _impossible_message(hosts: list[HostState], pool: PoolState) -> str:
 
 def blocked_by(state: SchedulerState, rooms: Iterable[Room], pool: PoolState) -> str:
     """Why there is no room now, and who has it: ``"waiting for an H100: 1 of 1 in use by session train"``."""
-    connected = [room for room in rooms if room.host.connected]
+    connected = [
+        room for room in rooms if room.host.connected and (not pool.hosts or room.host.host_id in pool.hosts)
+    ]
+    if not connected and pool.hosts and state.hosts:
+        there = [host.name for host in state.hosts.values() if host.host_id in pool.hosts]
+        name = f"host {there[0]}" if there else "the host"
+        return f"waiting for {name}, where the session sleeps, to come back"
     if not connected:
         if state.hosts:
             names = ", ".join(host.name for host in state.hosts.values())
@@ -104,7 +110,7 @@ def _holders(state: SchedulerState, containers: Iterable[ContainerState]) -> str
         pool = state.pools.get(container.pool_id)
         name = pool.label if pool is not None else container.container_id
         if container.phase == "stopping":
-            name += " (ending)"
+            name += " (falling asleep)" if container.sleeping else " (ending)"
         elif container.phase == "idle":
             name += " (idle)"
         elif container.awaits:
@@ -135,9 +141,22 @@ def _count(number: float, noun: str) -> str:
     return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
 
 
+WAKING = "waking"
+"""How the reason begins for which a container is started that a sleeping session becomes."""
+
+
+def warm_reason(pool: PoolState, buffer: bool) -> str:
+    """Why a container is started that nothing waits for."""
+    if buffer:
+        return f"buffer_containers={pool.buffer_containers} of {pool.label}"
+    return f"min_containers={pool.min_containers} of {pool.label}"
+
+
 def start_reason(pool: PoolState, units: int, gpu: GpuRequest | None) -> str:
     """Why another container is started."""
     on = f" on {gpu_text(GpuRequest(model=gpu.model, count=gpu.count))}" if gpu is not None else ""
+    if pool.session and pool.asleep:
+        return f"{WAKING} {pool.label}{on}"
     if pool.session:
         return f"the session's container{on}"
     if not pool.containers:
@@ -152,9 +171,11 @@ def own_reason(pool: PoolState) -> str:
     if pool.session:
         if "busy" in phases:
             return "waiting for the cell before it in the session"
+        if any(container.sleeping for container in pool.containers.values()):
+            return "waiting for the session to be asleep, to wake it then"
         if "stopping" in phases:
             return "waiting for the session's last container to end"
-        return "starting the session's container"
+        return session_start(pool)
     if phases and all(phase == "stopping" for phase in phases):
         return "waiting for the last container to end"
     if "busy" not in phases and "starting" in phases:
@@ -168,6 +189,11 @@ def own_reason(pool: PoolState) -> str:
         if count > 1
         else f"waiting for the busy container{limit}"
     )
+
+
+def session_start(pool: PoolState) -> str:
+    """What is done for a session that is not up."""
+    return "waking the session" if pool.asleep else "starting the session's container"
 
 
 def label(state: SchedulerState, container: ContainerState) -> str:

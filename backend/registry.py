@@ -15,6 +15,7 @@ from skylift.wire import Payload
 if TYPE_CHECKING:
     from skylift.backend.control import ClientPort
     from skylift.backend.settings import Settings
+    from skylift.backend.sleeping import Sleeping
     from skylift.backend.streams import Attachment
     from skylift.lazyfs.store import Store
     from skylift.wire import FunctionSpec
@@ -35,6 +36,7 @@ class Client:
         "container_id",
         "functions",
         "gone",
+        "keeps",
         "notebook",
         "port",
         "user",
@@ -49,6 +51,8 @@ class Client:
         self.port: ClientPort | None = None
         self.functions: dict[str, Function] = {}
         """What it has defined on this connection."""
+        self.keeps: dict[tuple[str, str], str] = {}
+        """Of these, by app and name, those whose `min_containers` are kept for it: their pools."""
         self.attachments: dict[str, Attachment] = {}
         """By call."""
         self.gone: asyncio.TimerHandle | None = None
@@ -75,6 +79,8 @@ class Registry:
         self.recent: OrderedDict[str, Call] = OrderedDict()
         """Those that were over last."""
         self.containers: dict[str, Container] = {}
+        self.sleeping: dict[str, Sleeping] = {}
+        """Sessions that sleep, by pool."""
         self.links: dict[int, Host] = {}
         """Hosts by the id of their link's port."""
         self.queued_bytes = 0
@@ -102,11 +108,22 @@ class Registry:
         pool = self.pools.get(key)
         if pool is None:
             pool = self.pools[key] = Pool(key, spec, user)
+            if pool.session:
+                self.note_sleep(key)
         return pool
 
+    def note_sleep(self, key: str) -> None:
+        """Whether a session sleeps, and where, may have changed: note it at its pool, where it has one."""
+        pool, entry = self.pools.get(key), self.sleeping.get(key)
+        if pool is not None:
+            pool.asleep = entry is not None
+            pool.hosts = frozenset(entry.hosts) if entry is not None else None
+
     def drop_pool_if_unused(self, pool: Pool) -> None:
-        """Forget a pool without containers and calls."""
-        if not pool.containers and not pool.calls and self.pools.get(pool.pool_id) is pool:
+        """Forget a pool without containers and calls that none is to be started for."""
+        if pool.containers or pool.calls or pool.definers or pool.waking is not None:
+            return
+        if self.pools.get(pool.pool_id) is pool:
             del self.pools[pool.pool_id]
 
     def add(self, call: Call) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, RowMapping, func, or_, select
 
-from skylift.backend.calls import Call
 from skylift.backend.costs import day_of
-from skylift.backend.pools import Container, Host, Pool
+from skylift.backend.live_views import LiveViews
 from skylift.backend.schema import calls, containers, spend
 from skylift.backend.views import (
     CallDetail,
@@ -20,11 +19,8 @@ from skylift.backend.views import (
     CallPage,
     CallRow,
     ContainerView,
-    GpuView,
-    HostView,
     OutputItem,
     OutputPage,
-    SessionView,
     Spend,
     SpendBy,
     SpendRow,
@@ -51,7 +47,7 @@ class Reports:
         self.registry = registry
         self.reader = reader
         self.database = reader.database
-        self.engines = engines
+        self.live = LiveViews(registry, engines)
 
     # --- calls ---------------------------------------------------------------------------------------
 
@@ -150,14 +146,14 @@ class Reports:
             more=next_seq < tail.seq,
         )
 
-    # --- containers, sessions, hosts -----------------------------------------------------------------
+    # --- containers ----------------------------------------------------------------------------------
 
     async def containers(self, user: str, running: bool, limit: int) -> tuple[ContainerView, ...]:
         """See `ControlPlane.containers`."""
         if running:
             live = [each for each in self.registry.containers.values() if each.pool.user == user]
             live.sort(key=lambda each: each.started, reverse=True)
-            return tuple(_container_view(each) for each in live[:limit])
+            return tuple(self.live.container(each) for each in live[:limit])
         await self.database.flush()
         query = (
             select(containers)
@@ -173,7 +169,7 @@ class Reports:
             return None
         live = self.registry.containers.get(container_id)
         if live is not None:
-            return _container_view(live)
+            return self.live.container(live)
         query = select(containers).where(containers.c.container_id == container_id)
         row = await self.database.read(lambda connection: connection.execute(query).mappings().first())
         return self._container_view(row) if row is not None else None
@@ -181,7 +177,7 @@ class Reports:
     def _container_view(self, row: RowMapping) -> ContainerView:
         live = self.registry.containers.get(row["container_id"])
         if live is not None:
-            return _container_view(live)
+            return self.live.container(live)
         return ContainerView(
             container_id=row["container_id"],
             host_id=row["host_id"],
@@ -207,27 +203,6 @@ class Reports:
             cost=row["cost"],
             reason=row["reason"],
         )
-
-    def sessions(self, user: str, notebooks: dict[str, str]) -> tuple[SessionView, ...]:
-        """See `ControlPlane.sessions`."""
-        return tuple(
-            _session_view(pool, notebooks.get(pool.session, ""))
-            for pool in self.registry.pools.values()
-            if pool.session and pool.user == user
-        )
-
-    def hosts(self) -> tuple[HostView, ...]:
-        """See `ControlPlane.hosts`."""
-        prices = self.registry.settings.prices
-        problem = " ".join(filter(None, (engine.describe().problem for engine in self.engines)))
-        engine = self.engines[0].name if self.engines else ""
-        views = [
-            _host_view(host, prices, engine, "" if host.connected else problem)
-            for host in self.registry.hosts.values()
-        ]
-        if not views and problem:
-            views.append(_no_host(engine, problem))
-        return tuple(views)
 
     # --- spend ---------------------------------------------------------------------------------------
 
@@ -310,119 +285,6 @@ def _output_item(seq: int, event: Event) -> OutputItem:
     if event.kind == "error":
         text = str(event.meta.get("text", ""))
     return OutputItem(seq=seq, kind=event.kind, meta=event.meta, text=text, size=len(event.data))
-
-
-def _container_view(container: Container) -> ContainerView:
-    info = container.info
-    call: Call | None = container.call
-    now = time.time()
-    return ContainerView(
-        container_id=container.container_id,
-        host_id=container.host_id,
-        state=info.state,
-        app=info.app,
-        function=info.function,
-        session=info.session,
-        notebook=container.notebook,
-        gpu=info.gpu,
-        simulated=info.simulated,
-        path=info.path,
-        path_seconds=info.path_seconds,
-        path_reason=info.path_reason,
-        started=container.started,
-        ready=container.ready,
-        ended=container.ended,
-        exit_reason=container.exit_reason,
-        calls=container.calls,
-        running=(call.call_id,) if call is not None else (),
-        idle_since=container.idle_since() if container.phase == "idle" else 0.0,
-        usage=container.usage,
-        price=container.price,
-        cost=container.cost + (now - container.meter.accrued) * container.price / 3600,
-        reason=container.reason,
-    )
-
-
-def _session_view(pool: Pool, notebook: str) -> SessionView:
-    container = pool.newest()
-    state: Literal["waiting", "starting", "idle", "running"] = "waiting"
-    running = ""
-    if container is not None:
-        state = "starting" if not container.ready else "idle"
-        if container.call is not None:
-            state = "running"
-            running = container.call.call_id
-    idle = container is not None and container.phase == "idle"
-    return SessionView(
-        session_id=pool.session,
-        name=pool.spec.session_name,
-        notebook=notebook,
-        state=state,
-        detail=pool.reason if pool.queue else "",
-        gpu=container.gpu if container is not None else "",
-        container=_container_view(container) if container is not None else None,
-        running=running,
-        queued=len(pool.queue),
-        idle_window=pool.scaledown_window,
-        ends_at=container.idle_since() + pool.scaledown_window if idle and container is not None else 0.0,
-    )
-
-
-def _host_view(host: Host, prices: dict[str, float], engine: str, problem: str) -> HostView:
-    facts = host.facts
-    members = list(host.members.values())
-    gpus: list[GpuView] = []
-    for model, count in host.gpus.items():
-        holding = [each for each in members if each.gpu_model == model and each.gpu_count]
-        one = next(gpu for gpu in facts.gpus if gpu.model == model)
-        gpus.append(
-            GpuView(
-                model=model,
-                count=count,
-                in_use=sum(each.gpu_count for each in holding),
-                memory=one.memory,
-                simulated=one.simulated,
-                price=prices.get(model, 0.0),
-                holders=tuple(f"{each.pool.label} ({each.gpu_count})" for each in holding),
-            )
-        )
-    return HostView(
-        host_id=host.host_id,
-        hostname=host.name,
-        engine=engine,
-        connected=host.connected,
-        since=host.since,
-        isolation=facts.isolation,
-        rootless=facts.rootless,
-        kernel=facts.kernel,
-        cpus=host.cpus,
-        cpus_reserved=sum(each.cpu for each in members),
-        memory=host.memory,
-        memory_reserved=sum(each.memory for each in members),
-        gpus=tuple(gpus),
-        containers=len(members),
-        problem=problem,
-    )
-
-
-def _no_host(engine: str, problem: str) -> HostView:
-    return HostView(
-        host_id="",
-        hostname="this machine",
-        engine=engine,
-        connected=False,
-        since=0.0,
-        isolation="",
-        rootless=False,
-        kernel="",
-        cpus=0.0,
-        cpus_reserved=0.0,
-        memory=0,
-        memory_reserved=0,
-        gpus=(),
-        containers=0,
-        problem=problem,
-    )
 
 
 def _spend_row(key: Any, seconds: Any, cost: Any, idle: Any, idle_cost: Any, ended: Any) -> SpendRow:

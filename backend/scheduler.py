@@ -5,19 +5,22 @@ happened or when a decision says so. The path of a warm call uses `assign` alone
 
 What holds (and is tested): a container with room never stays idle while work of its pool waits; no limit
 and no reservation is ever exceeded; within a pool work starts in the order in which it came, maps taking
-turns; a session's container is never ended to make room; whoever waits for long is served before what came
-later; what running calls wait for is served before what nothing waits for, and never waits for their cores.
+turns; a session's container is never ended to make room (where it has been idle for a minute it may be put to
+sleep, which loses nothing); whoever waits for long is served before what came later; what running calls wait
+for is served before what nothing waits for, and never waits for their cores; nothing is ended for containers
+that are only kept warm, and they give way to what has waited for long.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from itertools import islice
 
+from skylift.backend.keeping import idle_elsewhere, let_go, live, sleepers_elsewhere, start_warm
 from skylift.backend.placement import Room, find_coming, find_room, make_room
-from skylift.backend.reasons import blocked_by, impossible, label, own_reason, start_reason
+from skylift.backend.reasons import blocked_by, impossible, label, own_reason, session_start, start_reason
 from skylift.backend.scheduler_state import (
     DEFAULT_STARTUP,
     Assign,
@@ -28,6 +31,7 @@ from skylift.backend.scheduler_state import (
     PoolState,
     Retire,
     SchedulerState,
+    Sleep,
     Start,
     Stop,
     Wait,
@@ -46,20 +50,28 @@ def decide(state: SchedulerState, now: float) -> list[Decision]:
     """What to do now. The reasons are for people."""
     decisions: list[Decision] = []
     left: list[tuple[PoolState, int, float]] = []
+    assigned: dict[str, int] = {}
     for pool in state.pools.values():
         given = assign(pool)
         decisions += given
+        assigned[pool.pool_id] = len(given)
         units = pool.queued_units - sum(assignment.units for assignment in given)
         if units > 0:
             left.append((pool, units, pool.queue[0].since))
+        elif pool.waking is not None and not pool.queue and not pool.containers:
+            left.append((pool, 1, pool.waking))
     left.sort(key=lambda waiting: _turn(waiting[0], waiting[2], now))
     rooms = [Room(host) for host in state.hosts.values()]
     ending: set[str] = set()
     for pool, units, since in left:
         _find_containers(state, pool, units, since, rooms, ending, decisions, now)
-    waiting = {pool.pool_id for pool, _, _ in left}
+    waiting = {pool.pool_id: units for pool, units, _ in left}
+    started = Counter(decision.pool_id for decision in decisions if isinstance(decision, Start))
     for pool in state.pools.values():
-        _scale_down(pool, pool.pool_id in waiting, ending, decisions, now)
+        key = pool.pool_id
+        decisions += start_warm(pool, waiting.get(key, 0), assigned[key], started[key], rooms, now)
+    for pool in state.pools.values():
+        decisions += let_go(state, pool, pool.pool_id in waiting, ending, now)
     return decisions
 
 
@@ -121,7 +133,7 @@ def top_up(pool: PoolState, work: Work, outstanding: int) -> int:
 def _turn(pool: PoolState, since: float, now: float) -> tuple[bool, int, float]:
     """Who chooses first: whoever has waited for long and has nothing that works for it; then what the deepest
     calls wait for, since they let go of what they have only after it; then whoever has waited longest."""
-    overdue = now - since >= FAIR_AFTER and not _live(pool)
+    overdue = now - since >= FAIR_AFTER and not live(pool)
     return not overdue, -pool.depth, since
 
 
@@ -183,18 +195,28 @@ def _find_containers(
         coming[0].take(pool, coming[1])
         decisions.append(Wait(pool.pool_id, reason))
         return
-    made = make_room(rooms, pool, _idle_elsewhere(state, pool, ending))
+    # What gets on without, if slowly, puts no session to sleep.
+    sleepers, soon = ([], None) if _working(pool) else sleepers_elsewhere(state, pool, ending, now)
+    made = make_room(rooms, pool, [*idle_elsewhere(state, pool, ending), *sleepers])
     if made is not None:
         room, gpu, victims = made
         reason = blocked_by(state, rooms, pool)
         for victim in victims:
             ending.add(victim.container_id)
             room.coming.add(victim)
-            decisions.append(Stop(victim.container_id, f"idle, and {pool.label} needs the room"))
+            decisions.append(_make_way(state, victim, pool))
         room.take(pool, gpu)
         decisions.append(Wait(pool.pool_id, reason))
         return
-    _wait_for_others(state, pool, since, rooms, ending, decisions, now)
+    _wait_for_others(state, pool, since, rooms, ending, decisions, now, sleepers, soon)
+
+
+def _make_way(state: SchedulerState, victim: ContainerState, pool: PoolState) -> Decision:
+    reason = f"idle, and {pool.label} needs the room"
+    owner = state.pools.get(victim.pool_id)
+    if owner is not None and owner.session:
+        return Sleep(victim.container_id, reason)
+    return Stop(victim.container_id, reason)
 
 
 def _wait_for_others(
@@ -205,14 +227,18 @@ def _wait_for_others(
     ending: set[str],
     decisions: list[Decision],
     now: float,
+    sleepers: list[ContainerState],
+    soon: float | None,
 ) -> None:
+    """`sleepers`: see `sleepers_elsewhere`, as of `soon`."""
     if _working(pool):
         # It gets on, if slowly: it does not make others stop.
         decisions.append(Wait(pool.pool_id, own_reason(pool)))
         return
     reason = blocked_by(state, rooms, pool)
     if now - since < FAIR_AFTER:
-        decisions.append(Wait(pool.pool_id, reason, since + FAIR_AFTER))
+        until = since + FAIR_AFTER
+        decisions.append(Wait(pool.pool_id, reason, until if soon is None else min(until, soon)))
         return
     busy = [
         container
@@ -222,13 +248,14 @@ def _wait_for_others(
     retired = [container for container in busy if container.retiring]
     givers = [c for c in busy if not c.retiring and _gives_way(state, c, pool, since)]
     givers.sort(key=lambda container: container.since)
-    made = make_room(rooms, pool, [*retired, *_idle_elsewhere(state, pool, ending), *givers])
+    idle = idle_elsewhere(state, pool, ending, kept_too=True)
+    made = make_room(rooms, pool, [*retired, *idle, *givers, *sleepers])
     if made is not None:
         room, gpu, victims = made
         for victim in victims:
             ending.add(victim.container_id)
             if victim.phase == "idle":
-                decisions.append(Stop(victim.container_id, f"idle, and {pool.label} needs the room"))
+                decisions.append(_make_way(state, victim, pool))
             elif not victim.retiring:
                 decisions.append(
                     Retire(
@@ -238,7 +265,8 @@ def _wait_for_others(
                 )
         # What becomes free on that host meanwhile is kept for it.
         room.take(pool, gpu)
-    decisions.append(Wait(pool.pool_id, reason))
+        soon = None
+    decisions.append(Wait(pool.pool_id, reason, soon))
 
 
 def _gives_way(state: SchedulerState, container: ContainerState, pool: PoolState, since: float) -> bool:
@@ -248,55 +276,22 @@ def _gives_way(state: SchedulerState, container: ContainerState, pool: PoolState
     return not owner.queue or owner.queue[0].since > since
 
 
-def _idle_elsewhere(state: SchedulerState, pool: PoolState, ending: set[str]) -> list[ContainerState]:
-    """Idle containers that may be ended for the pool's sake, the one idle for longest first."""
-    found = [
-        container
-        for other in state.pools.values()
-        if other is not pool and not other.session and not other.queue
-        for container in other.idle
-        if container.container_id not in ending
-    ]
-    found.sort(key=lambda container: container.since)
-    return found
-
-
 def _containers(state: SchedulerState) -> Iterable[ContainerState]:
     for host in state.hosts.values():
         yield from host.containers.values()
-
-
-def _live(pool: PoolState) -> list[ContainerState]:
-    return [c for c in pool.containers.values() if c.phase in ("starting", "idle", "busy") and not c.retiring]
 
 
 def _working(pool: PoolState) -> list[ContainerState]:
     """Those that can take the work which is served next: a container whose call waits for that very work, or
     for other work as deep, will not."""
     depth = pool.depth
-    return [container for container in _live(pool) if not container.lends_to(depth)]
-
-
-# --- letting go ------------------------------------------------------------------------------------
-
-
-def _scale_down(
-    pool: PoolState, waiting: bool, ending: set[str], decisions: list[Decision], now: float
-) -> None:
-    for container in pool.containers.values():
-        if container.container_id in ending or container.phase != "idle":
-            continue
-        if container.retiring:
-            decisions.append(Stop(container.container_id, "it has done what it was kept for"))
-        elif not waiting and not pool.queue:
-            until = container.since + pool.scaledown_window
-            if now >= until:
-                decisions.append(Stop(container.container_id, f"idle for {pool.scaledown_window:g} s"))
-            else:
-                decisions.append(Keep(container.container_id, until))
+    return [container for container in live(pool) if not container.lends_to(depth)]
 
 
 # --- words -----------------------------------------------------------------------------------------
+
+
+_VERBS = {Stop: "is stopped", Sleep: "is put to sleep", Retire: "is stopped after its call"}
 
 
 def explain(state: SchedulerState, pool_id: str, now: float) -> str:
@@ -314,8 +309,8 @@ def explain(state: SchedulerState, pool_id: str, now: float) -> str:
             lines.append(f"it fails: {decision.problem.message}")
         elif isinstance(decision, Wait) and decision.pool_id == pool_id:
             lines.append(decision.reason)
-        elif isinstance(decision, (Stop, Retire)) and decision.container_id in pool.containers:
-            verb = "is stopped" if isinstance(decision, Stop) else "is stopped after its call"
+        elif isinstance(decision, (Stop, Sleep, Retire)) and decision.container_id in pool.containers:
+            verb = _VERBS[type(decision)]
             lines.append(f"container {decision.container_id} {verb}: {decision.reason}")
         elif isinstance(decision, Keep) and decision.container_id in pool.containers:
             lines.append(
@@ -327,8 +322,6 @@ def explain(state: SchedulerState, pool_id: str, now: float) -> str:
 def _wait_for_own(pool: PoolState, units: int, started: int, now: float) -> Wait:
     at_limit = pool.max_containers is not None and len(pool.containers) + started >= pool.max_containers
     if started and not pool.containers:
-        return Wait(
-            pool.pool_id, "starting a container" if not pool.session else "starting the session's container"
-        )
+        return Wait(pool.pool_id, session_start(pool) if pool.session else "starting a container")
     reason = "starting another container" if started else own_reason(pool)
     return Wait(pool.pool_id, reason, None if at_limit else now + LOOK_AGAIN)

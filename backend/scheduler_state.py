@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from skylift.wire import GpuRequest, Problem
+from skylift.wire import GpuRequest, IdlePolicy, Problem
 
 Phase: TypeAlias = Literal["starting", "idle", "busy", "stopping", "away"]
 
@@ -44,6 +44,7 @@ class ContainerState:
     __slots__ = (
         "awaits",
         "call",
+        "cannot_sleep",
         "container_id",
         "cpu",
         "gpu_count",
@@ -54,6 +55,7 @@ class ContainerState:
         "pool_id",
         "retiring",
         "since",
+        "sleeping",
     )
 
     def __init__(
@@ -87,6 +89,10 @@ class ContainerState:
         """What it runs."""
         self.awaits: tuple[Work, ...] = ()
         """The calls that its own call waits for."""
+        self.sleeping = False
+        """Of one in phase ``stopping``: it is being put to sleep, and may be idle again if it cannot."""
+        self.cannot_sleep = ""
+        """Why it could not be put to sleep when that was tried last, until it has run something since."""
 
     def lends_to(self, depth: int) -> bool:
         """Whether work of that depth may use its cores: its call is less deep, and waits for others."""
@@ -99,14 +105,21 @@ class PoolState:
     """The work and the containers of one `FunctionSpec`."""
 
     __slots__ = (
+        "asleep",
+        "buffer_containers",
         "containers",
         "cpu",
         "duration",
         "gpus",
+        "hosts",
         "idle",
+        "idle_policy",
         "label",
+        "left",
         "max_containers",
         "memory",
+        "min_containers",
+        "needed",
         "not_before",
         "pool_id",
         "queue",
@@ -114,6 +127,8 @@ class PoolState:
         "scaledown_window",
         "session",
         "startup",
+        "waking",
+        "warm_not_before",
     )
 
     def __init__(
@@ -125,7 +140,10 @@ class PoolState:
         cpu: float = 0.125,
         memory: int = 128,
         max_containers: int | None = None,
+        min_containers: int = 0,
+        buffer_containers: int = 0,
         scaledown_window: float = 60.0,
+        idle_policy: IdlePolicy = "sleep",
         session: str = "",
     ) -> None:
         self.pool_id = pool_id
@@ -136,8 +154,22 @@ class PoolState:
         self.cpu = cpu
         self.memory = memory
         self.max_containers = 1 if session else max_containers
+        self.min_containers = 0 if session else min_containers
+        self.buffer_containers = 0 if session else buffer_containers
+        self.needed = False
+        """A client is there that has defined the function: `min_containers` holds."""
+        self.left = 0.0
+        """When the last such client had left."""
         self.scaledown_window = scaledown_window
+        self.idle_policy: IdlePolicy = idle_policy
+        """Of a session."""
         self.session = session
+        self.asleep = False
+        """The session sleeps: its container is made of what it was."""
+        self.waking: float | None = None
+        """Since when the session is to be woken without there being a cell for it."""
+        self.hosts: frozenset[str] | None = None
+        """Where its containers can be; None is everywhere."""
         self.queue: deque[Work] = deque()
         """Work that has units left, in the order in which it is served: what calls wait for goes first."""
         self.queued_units = 0
@@ -151,6 +183,8 @@ class PoolState:
         """Seconds that a start took of late; 0 before one is over."""
         self.not_before = 0.0
         """No container is started earlier: the last one failed to start."""
+        self.warm_not_before = 0.0
+        """As `not_before`, of a container that nothing waits for."""
 
     @property
     def depth(self) -> int:
@@ -239,7 +273,7 @@ class PoolState:
 class HostState:
     """A machine, and the containers whose reservations count on it."""
 
-    __slots__ = ("connected", "containers", "cpus", "gpus", "host_id", "memory", "name")
+    __slots__ = ("cannot_sleep", "connected", "containers", "cpus", "gpus", "host_id", "memory", "name")
 
     def __init__(
         self, host_id: str, name: str, *, cpus: float, memory: int, gpus: dict[str, int] | None = None
@@ -252,6 +286,8 @@ class HostState:
         self.gpus = gpus or {}
         """How many there are of each model."""
         self.connected = True
+        self.cannot_sleep = ""
+        """Why sessions cannot sleep there; "" where they can."""
         self.containers: dict[str, ContainerState] = {}
 
 
@@ -293,6 +329,13 @@ class Stop(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Sleep(msgspec.Struct, frozen=True):
+    """Put an idle session to sleep."""
+
+    container_id: str
+    reason: str
+
+
 class Retire(msgspec.Struct, frozen=True):
     """Give a busy container no more work after what it has, and stop it then."""
 
@@ -322,4 +365,4 @@ class Keep(msgspec.Struct, frozen=True):
     until: float
 
 
-Decision: TypeAlias = Assign | Start | Stop | Retire | Fail | Wait | Keep
+Decision: TypeAlias = Assign | Start | Stop | Sleep | Retire | Fail | Wait | Keep

@@ -15,7 +15,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raise it with every change of a table, and add the step to it to `database.MIGRATIONS`."""
 
 metadata = MetaData()
@@ -150,6 +150,23 @@ sessions = Table(
     Column("name", Text, nullable=False),
     Column("notebook", Text, nullable=False),
     Column("last_used", Float, nullable=False),
+)
+
+sleeping_sessions = Table(
+    "sleeping_sessions",
+    metadata,
+    Column("pool_id", Text, primary_key=True),
+    Column("user", Text, nullable=False),
+    Column("session_id", Text, nullable=False),
+    Column("spec", LargeBinary, nullable=False),
+    Column("snapshot", LargeBinary, nullable=False),
+    # A host that has it.
+    Column("host_id", Text, nullable=False),
+    Column("since", Float, nullable=False),
+    # Why it could not be woken; empty else.
+    Column("problem", Text, nullable=False),
+    # asleep; ended: its host may have to be told yet; gone.
+    Column("state", Text, nullable=False),
 )
 
 hosts = Table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from skylift.backend.pools import Pool, pool_id
+from skylift.backend.pools import Pool, pool_id, session_label
 from skylift.backend.reasons import gpu_text
 from skylift.wire import FunctionSpec, Problem
 
@@ -14,18 +14,25 @@ if TYPE_CHECKING:
     from skylift.backend.dispatch import Dispatcher
     from skylift.backend.endings import Endings
     from skylift.backend.registry import Registry
+    from skylift.backend.sleeping import SleepingSessions
 
 
 class Sessions:
     """Finds the pool of a session, and ends sessions."""
 
     def __init__(
-        self, registry: Registry, call_log: CallLog, dispatcher: Dispatcher, endings: Endings
+        self,
+        registry: Registry,
+        call_log: CallLog,
+        dispatcher: Dispatcher,
+        endings: Endings,
+        sleeping: SleepingSessions,
     ) -> None:
         self.registry = registry
         self.log = call_log
         self.dispatcher = dispatcher
         self.endings = endings
+        self.sleeping = sleeping
         self.notebooks: dict[str, str] = {}
         """By session, of those that are up."""
 
@@ -33,10 +40,26 @@ class Sessions:
         """The pool for a session's cell, or why the session cannot run it.
 
         A session that is up goes on with what it has when only its image's fingerprint, its times or its
-        environment are other than they were; other GPUs, cores or limits would need another container.
+        environment are other than they were; other GPUs, cores or limits would need another container. That
+        holds for one that sleeps, too.
         """
-        pool = self.registry.pools.get(pool_id(spec, user))
-        if pool is None:
+        key = pool_id(spec, user)
+        pool, asleep = self.registry.pools.get(key), self.registry.sleeping.get(key)
+        if asleep is not None and (pool is None or not pool.containers):
+            difference = _difference(asleep.session.spec, spec)
+            if difference is not None:
+                return Problem(
+                    error="ConflictError",
+                    message=f"{session_label(spec)} sleeps, with {difference[0]}, and this cell asks for "
+                    f"{difference[1]}. A cell that asks for the same wakes it, as %gpu wake does; %gpu stop "
+                    "ends it, and its variables are lost. Or give the other session a name of its own "
+                    "(--name).",
+                )
+            if pool is None:
+                pool = self.registry.pool_for(spec, user)
+            else:
+                pool.respecify(spec)
+        elif pool is None:
             pool = self.registry.pool_for(spec, user)
         elif pool.spec is not spec and pool.spec != spec:
             if not pool.containers and not pool.calls:
@@ -57,18 +80,19 @@ class Sessions:
         return pool
 
     def find(self, session_id: str, user: str) -> Pool | None:
-        """The pool of a session of this user that is up or waited for."""
+        """The pool of a session of this user that is up, waited for or being woken."""
         for pool in self.registry.pools.values():
             if pool.session == session_id and pool.user == user:
                 return pool
         return None
 
     def stop(self, session_id: str, user: str) -> bool:
-        """End a session: what waits for it is cancelled, and its container is ended. False where there is
-        none."""
+        """End a session: what waits for it is cancelled, and its container is ended, or what is kept of it
+        deleted where it sleeps. False where there is none."""
         pool = self.find(session_id, user)
+        slept = self.sleeping.end(session_id, user)
         if pool is None:
-            return False
+            return slept
         for call in pool.waiting_calls():
             self.endings.cancel(call, "cancel", f"{pool.label} was stopped")
         for container in list(pool.members.values()):

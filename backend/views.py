@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from skylift.wire import CallKind, CallState, ContainerState, StartPath, Usage
+from skylift.wire import CallKind, CallState, ContainerState, IdlePolicy, StartPath, TemplateState, Usage
 
 SpendBy: TypeAlias = Literal["day", "notebook", "function", "gpu"]
 
@@ -173,6 +173,11 @@ class ContainerView(View, frozen=True, kw_only=True):
     cost: float
     reason: str
     """Why it was started."""
+    kept: str = ""
+    """Why it is kept though it is idle, where that has no end: ``"min_containers=1"``."""
+
+
+SessionState: TypeAlias = Literal["waiting", "starting", "idle", "running", "falling asleep", "asleep"]
 
 
 class SessionView(View, frozen=True, kw_only=True):
@@ -181,7 +186,7 @@ class SessionView(View, frozen=True, kw_only=True):
     session_id: str
     name: str
     notebook: str
-    state: Literal["waiting", "starting", "idle", "running"]
+    state: SessionState
     detail: str
     gpu: str
     container: ContainerView | None
@@ -192,6 +197,59 @@ class SessionView(View, frozen=True, kw_only=True):
     """Seconds without a cell after which it ends."""
     ends_at: float
     """When that is, if it stays idle; 0 while it does not count."""
+    idle_policy: IdlePolicy
+    """What becomes of it then."""
+    kept: str
+    """Why it is kept all the same, or ""."""
+    since: float
+    """Of one that sleeps: since when (Unix time); 0 else."""
+    size: int
+    """Of one that sleeps: bytes in the store."""
+    unpacked: int
+    """Of one that sleeps: bytes of memory and files."""
+    problem: str
+    """Why it could not be woken, or ""."""
+
+
+class Slept(View, frozen=True, kw_only=True):
+    """A session sleeps."""
+
+    seconds: float
+    """That it took to write it; 0 where it did sleep already."""
+    size: int
+    """Bytes in the store."""
+    unpacked: int
+    """Bytes of memory and files."""
+
+
+class Woken(View, frozen=True, kw_only=True):
+    """A session is awake."""
+
+    seconds: float
+    """That it took; 0 where it was awake already."""
+
+
+class TemplateView(View, frozen=True, kw_only=True):
+    """A template: what containers are forked from."""
+
+    template_id: str
+    host_id: str
+    label: str
+    """Of the function that it was made for."""
+    state: TemplateState
+    reason: str
+    """Why it cannot be forked, or failed, or has no snapshot; or ""."""
+    forks: int
+    """Containers forked from it that are up."""
+    memory: int
+    """Bytes."""
+    restored: bool
+    """It came from the store."""
+    size: int
+    """Bytes of its snapshot in the store; 0 where it has none."""
+    unpacked: int
+    """Bytes of the snapshot when it is unpacked."""
+    created: float
 
 
 class GpuView(View, frozen=True, kw_only=True):

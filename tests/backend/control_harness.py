@@ -28,6 +28,7 @@ from skylift.wire import (
     End,
     Event,
     Events,
+    ForgetSession,
     FunctionSpec,
     GatewayMessage,
     GpuInfo,
@@ -41,9 +42,14 @@ from skylift.wire import (
     Inputs,
     Payload,
     Persisted,
+    Problem,
     Refused,
     RunCall,
     RunInputs,
+    SessionSlept,
+    SleepContainer,
+    SleepingSession,
+    SnapshotRef,
     StartContainer,
     Status,
     StopContainer,
@@ -271,6 +277,12 @@ class FakeHost(Recorder):
         self.closed = ""
         self.next_seq: dict[str, int] = {}
         self.specs: dict[str, StartContainer] = {}
+        self.sleeping: dict[str, SleepingSession] = {}
+        """What is in its store, by pool."""
+        self.sleepless = ""
+        """Why no session can be put to sleep, found out when it is tried."""
+        self.unwakeable = ""
+        """Why no session can be woken."""
         self.infos: dict[str, ContainerInfo] = {}
         found = []
         for model, count in (gpus if gpus is not None else {"H100": 1}).items():
@@ -293,8 +305,15 @@ class FakeHost(Recorder):
     def send(self, message: HostCommand) -> None:
         if isinstance(message, StartContainer):
             self.specs[message.container_id] = message
-            if not self.slow:
+            if message.wake is not None and self.unwakeable:
+                problem = Problem(error="RemoteError", message=self.unwakeable)
+                self.plane.soon(self.exited, message.container_id, "", problem)
+            elif not self.slow:
                 self.plane.soon(self.ready, message.container_id)
+        elif isinstance(message, SleepContainer) and not self.slow:
+            self.plane.soon(self.fall_asleep, message.container_id)
+        elif isinstance(message, ForgetSession):
+            self.sleeping.pop(message.pool_id, None)
         elif isinstance(message, StopContainer) and message.container_id in self.infos:
             self.plane.soon(self.exited, message.container_id)
         self.add(message)
@@ -317,6 +336,7 @@ class FakeHost(Recorder):
                 pools={key: self.specs[key].pool_id for key in self.infos},
                 specs={self.specs[key].pool_id: self.specs[key].spec for key in self.infos},
                 calls=calls,
+                sleeping=tuple(self.sleeping.values()),
             ),
         )
 
@@ -336,11 +356,27 @@ class FakeHost(Recorder):
             function=start.spec.name,
             session=start.spec.session,
             gpu=start.gpu.model if start.gpu is not None else "",
-            path="cold",
-            path_seconds=0.5,
+            path="cold" if start.wake is None else "restore",
+            path_seconds=0.5 if start.wake is None else 0.25,
         )
+        if start.wake is not None:
+            self.sleeping.pop(start.pool_id, None)
         self.infos[container_id] = info
         self.say(ContainerChanged(info=info))
+
+    def fall_asleep(self, container_id: str) -> None:
+        """A session's container is written to the store, or cannot be."""
+        if self.sleepless:
+            problem = Problem(error="RemoteError", message=self.sleepless)
+            self.say(SessionSlept(container_id=container_id, problem=problem))
+            return
+        del self.infos[container_id]
+        start = self.specs[container_id]
+        number = len(self.all(SleepContainer))
+        ref = SnapshotRef(manifest=f"{number:064}", size=1000, unpacked=4000, created=time.time())
+        session = SleepingSession(pool_id=start.pool_id, spec=start.spec, snapshot=ref)
+        self.sleeping[start.pool_id] = session
+        self.say(SessionSlept(container_id=container_id, session=session, seconds=0.8))
 
     def exited(self, container_id: str, reason: str = "", problem: Any = None) -> None:
         info = self.infos.pop(container_id, None)

@@ -12,7 +12,8 @@ from control_harness import Accepted, Plane, Refused
 from sqlalchemy import Connection, event, select
 
 from skylift.backend.database import Database, DatabaseError
-from skylift.backend.schema import SCHEMA_VERSION, meta
+from skylift.backend.log_reader import LogReader
+from skylift.backend.schema import SCHEMA_VERSION, meta, metadata
 from skylift.backend.statements import Row, upsert
 from skylift.wire import Problem
 
@@ -186,6 +187,26 @@ async def test_a_database_that_another_program_has_locked_is_said_to_be(
     database.write(put, ("later", "v"))
     await database.flush()
     assert {"later": "v"} == await database.read(rows)
+
+
+async def test_a_database_of_version_1_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "skylift.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript((Path(__file__).parent / "schema_1.sql").read_text())
+    connection.close()
+    for _ in range(2):
+        database = Database(path)
+        await database.open()
+        assert {"se-00000001": "nb.ipynb"} == await LogReader(database).session_notebooks()
+        assert [] == await LogReader(database).sleeping_sessions()
+        await database.close()
+    with sqlite3.connect(path) as connection:
+        assert [(str(SCHEMA_VERSION),)] == connection.execute(
+            "SELECT value FROM meta WHERE key = 'schema'"
+        ).fetchall()
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    connection.close()
+    assert set(metadata.tables) == tables
 
 
 async def test_a_newer_database_is_not_touched(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ import itertools
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skylift.backend.keeping import SLEEP_FOR_OTHERS, why_kept
 from skylift.backend.scheduler import FAIR_AFTER, assign, decide, explain, share, top_up
 from skylift.backend.scheduler_state import (
     Assign,
@@ -20,6 +22,7 @@ from skylift.backend.scheduler_state import (
     PoolState,
     Retire,
     SchedulerState,
+    Sleep,
     Start,
     Stop,
     Wait,
@@ -42,6 +45,11 @@ class World:
         self.ends: dict[str, tuple[float, Work | None]] = {}
         self.lengths: dict[str, float] = {}
         self.first_wait: dict[str, float] = {}
+        self.sleepless: set[str] = set()
+        """Pools whose sessions cannot sleep, and only find out when it is tried."""
+        self.idle_since = 0.0
+        self.slept: list[str] = []
+        """Containers that were put to sleep, also those that could not."""
         defaults: dict[str, Any] = {"cpus": 4.0, "memory": 8192, "gpus": {"H100": 1}}
         self.host = HostState("ho-1", "lab", **{**defaults, **host})
         self.state.hosts["ho-1"] = self.host
@@ -90,6 +98,7 @@ class World:
             assert pool.queue[0].call_id == decision.call_id
             pool.give(decision.units, self.now)
             pool.set_phase(container, "busy", self.now)
+            container.cannot_sleep = ""
             self.started.append(decision.call_id)
             self.ends[container.container_id] = (self.now + self.lengths[decision.call_id], None)
         elif isinstance(decision, Start):
@@ -102,7 +111,19 @@ class World:
         elif isinstance(decision, Stop):
             container = self.host.containers[decision.container_id]
             assert "idle" == container.phase
-            self.state.pools[container.pool_id].set_phase(container, "stopping", self.now)
+            pool = self.state.pools[container.pool_id]
+            assert not (pool.session and "needs the room" in decision.reason)
+            pool.set_phase(container, "stopping", self.now)
+            self.ends[container.container_id] = (self.now + 0.5, None)
+        elif isinstance(decision, Sleep):
+            container = self.host.containers[decision.container_id]
+            assert "idle" == container.phase
+            pool = self.state.pools[container.pool_id]
+            assert pool.session
+            container.sleeping = True
+            self.idle_since = container.since
+            pool.set_phase(container, "stopping", self.now)
+            self.slept.append(decision.container_id)
             self.ends[container.container_id] = (self.now + 0.5, None)
         elif isinstance(decision, Retire):
             container = self.host.containers[decision.container_id]
@@ -154,10 +175,16 @@ class World:
             del self.ends[container_id]
             container = self.host.containers[container_id]
             pool = self.state.pools[container.pool_id]
-            if container.phase == "stopping":
+            if container.sleeping and pool.label in self.sleepless:
+                container.sleeping = False
+                container.cannot_sleep = "it has an open file"
+                pool.set_phase(container, "idle", self.idle_since)
+            elif container.phase == "stopping":
+                pool.asleep = container.sleeping
                 del self.host.containers[container_id]
                 del pool.containers[container_id]
             else:
+                pool.asleep = False
                 if container.phase == "busy":
                     pool.duration = self.now - container.since
                 pool.set_phase(container, "idle", self.now)
@@ -396,17 +423,268 @@ def test_the_container_idle_for_longest_is_ended_for_others() -> None:
     assert [Stop(first.container_id, "idle, and f needs the room")] == world.of(Stop)
 
 
-def test_a_session_is_never_ended_for_others() -> None:
+def idle_session(world: World, **what: Any) -> ContainerState:
+    """A session with the one GPU."""
+    session = world.pool("session a", session="se-1", gpus=[H100], scaledown_window=600.0, **what)
+    return world.container(session, gpu_model="H100", gpu_count=1)
+
+
+def test_a_session_is_never_ended_for_others_but_put_to_sleep_after_a_minute() -> None:
     world = World()
-    session = world.pool("session a", session="se-1", gpus=[H100], scaledown_window=600.0)
-    world.container(session, gpu_model="H100", gpu_count=1)
+    container = idle_session(world)
+    world.submit(world.pool("f", gpus=[H100]), "fc-1")
+    (wait,) = world.of(Wait)
+    assert isinstance(wait, Wait)
+    assert world.now + FAIR_AFTER == wait.until
+    world.now += SLEEP_FOR_OTHERS - 1
+    (wait,) = world.of(Wait)
+    assert isinstance(wait, Wait)
+    assert world.now + 1 == wait.until
+    assert [] == world.of(Sleep)
+    world.now += 1
+    assert [Sleep(container.container_id, "idle, and f needs the room")] == world.of(Sleep)
+    assert [] == [*world.of(Stop), *world.of(Retire)]
+
+
+@pytest.mark.parametrize("policy", ["stop", "keep"])
+def test_a_session_that_is_not_to_sleep_does_not_for_others(policy: Any) -> None:
+    world = World()
+    idle_session(world, idle_policy=policy)
     world.submit(world.pool("f", gpus=[H100]), "fc-1")
     for _ in range(5):
         world.now += 100
-        assert [] == world.of(Stop)
-        assert [] == world.of(Retire)
+        assert [] == [*world.of(Stop), *world.of(Retire), *world.of(Sleep)]
+
+
+def test_a_session_that_cannot_sleep_stays_and_nobody_looks_again_for_it() -> None:
+    world = World()
+    container = idle_session(world)
+    world.host.cannot_sleep = "there is no CRIU"
+    world.submit(world.pool("f", gpus=[H100]), "fc-1")
+    world.now += 700
+    (wait,) = world.decide()
+    assert isinstance(wait, Wait)
+    assert wait.until is None
+    assert "cannot sleep: there is no CRIU" == why_kept(world.state, container)
+
+
+def test_what_gets_on_puts_no_session_to_sleep() -> None:
+    world = World(gpus={"H100": 2})
+    idle_session(world)
+    pool = world.pool("f", gpus=[H100])
+    pool.duration = 100.0
+    world.container(pool, "busy", gpu_model="H100", gpu_count=1)
+    world.submit(pool, "fc-1", units=50)
     world.now += 100
-    assert ["idle for 600 s"] == [stop.reason for stop in world.of(Stop)]
+    assert [] == world.of(Sleep)
+
+
+def test_an_idle_function_makes_room_before_a_session_sleeps() -> None:
+    world = World(gpus={"H100": 2})
+    idle_session(world)
+    world.now += 100
+    idle = world.container(world.pool("g", gpus=[H100]), gpu_model="H100", gpu_count=1)
+    world.submit(world.pool("f", gpus=[H100]), "fc-1")
+    assert [Stop(idle.container_id, "idle, and f needs the room")] == world.of(Stop)
+    assert [] == world.of(Sleep)
+
+
+# --- idle sessions ---------------------------------------------------------------------------------------
+
+
+def out_of_time(world: World, **what: Any) -> list[Decision]:
+    idle_session(world, **what)
+    world.now += 600
+    return world.decide()
+
+
+def test_an_idle_session_sleeps_after_its_window() -> None:
+    world = World()
+    assert [Sleep("co-session a-0", "idle for 600 s")] == out_of_time(world)
+    assert "container co-session a-0 is put to sleep: idle for 600 s" == explain(
+        world.state, "po-session a", world.now
+    )
+
+
+def test_an_idle_session_is_ended_or_kept_where_that_is_asked_for() -> None:
+    assert [Stop("co-session a-0", "idle for 600 s")] == out_of_time(World(), idle_policy="stop")
+    world = World()
+    assert [] == out_of_time(world, idle_policy="keep")
+    (container,) = world.host.containers.values()
+    assert "idle_policy=keep" == why_kept(world.state, container)
+
+
+def test_a_session_that_cannot_sleep_is_kept_or_ended_with_the_reason() -> None:
+    for policy, expected in (
+        ("sleep", []),
+        ("sleep-or-stop", [Stop("co-session a-0", "idle for 600 s, and cannot sleep: there is no CRIU")]),
+    ):
+        world = World()
+        world.host.cannot_sleep = "there is no CRIU"
+        assert expected == out_of_time(world, idle_policy=policy)
+
+
+def test_sleep_that_failed_is_not_tried_again_before_a_cell_has_run() -> None:
+    world = World()
+    world.sleepless = {"session a"}
+    container = idle_session(world)
+    world.now += 600
+    world.settle()
+    assert world.step()
+    assert ("idle", [container.container_id]) == (container.phase, world.slept)
+    assert not world.step()
+    world.submit(world.state.pools["po-session a"], "fc-1", 1.0)
+    world.settle()
+    while world.step():
+        pass
+    assert [container.container_id] * 2 == world.slept
+
+
+def test_a_sleeping_session_is_woken_where_it_sleeps() -> None:
+    world = World()
+    world.state.hosts = {"ho-0": HostState("ho-0", "other", cpus=4.0, memory=8192), **world.state.hosts}
+    session = world.pool("session a", session="se-1")
+    session.asleep, session.hosts = True, frozenset(["ho-1"])
+    world.submit(session, "fc-1")
+    (start,) = world.of(Start)
+    assert isinstance(start, Start)
+    assert ("ho-1", "waking session a") == (start.host_id, start.reason)
+    assert ["waking the session"] == [wait.reason for wait in world.of(Wait)]
+    world.host.connected = False
+    assert ["waiting for host lab, where the session sleeps, to come back"] == [
+        wait.reason for wait in world.of(Wait)
+    ]
+    del world.state.hosts["ho-1"]
+    assert ["waiting for the host, where the session sleeps, to come back"] == [
+        wait.reason for wait in world.of(Wait)
+    ]
+
+
+def test_a_session_is_woken_without_a_cell_on_request() -> None:
+    world = World()
+    session = world.pool("session a", session="se-1", gpus=[H100])
+    assert [] == world.decide()
+    session.waking = world.now
+    assert 1 == len(world.of(Start))
+    world.settle()
+    assert 1 == len(session.containers)
+
+
+def test_a_cell_that_comes_while_its_session_falls_asleep_says_so() -> None:
+    world = World()
+    container = idle_session(world)
+    world.apply(Sleep(container.container_id, ""))
+    world.submit(world.state.pools["po-session a"], "fc-1")
+    assert ["waiting for the session to be asleep, to wake it then"] == [w.reason for w in world.of(Wait)]
+    world.submit(world.pool("f", gpus=[H100]), "fc-2")
+    assert "waiting for an H100: 1 of 1 in use by session a (falling asleep)" in [
+        wait.reason for wait in world.of(Wait)
+    ]
+
+
+# --- warm pools --------------------------------------------------------------------------------------------
+
+
+def test_containers_are_kept_while_a_client_is_there() -> None:
+    world = World()
+    pool = world.pool("f", min_containers=2, scaledown_window=60.0)
+    assert [] == world.decide()
+    pool.needed = True
+    assert ["min_containers=2 of f"] * 2 == [start.reason for start in world.of(Start)]
+    world.settle()
+    while world.step():
+        pass
+    assert ["idle"] * 2 == [container.phase for container in pool.containers.values()]
+    world.now += 3600
+    assert [] == world.decide()
+    assert {"min_containers=2"} == {why_kept(world.state, c) for c in pool.containers.values()}
+    pool.needed, pool.left = False, world.now
+    assert [world.now + 60.0] * 2 == [keep.until for keep in world.of(Keep)]
+    while world.step():
+        pass
+    assert {} == pool.containers
+
+
+def test_what_is_over_the_minimum_is_ended_the_one_idle_for_longest_first() -> None:
+    world = World()
+    pool = world.pool("f", min_containers=1)
+    pool.needed = True
+    first = world.container(pool)
+    world.now += 1
+    second = world.container(pool)
+    assert ["", "min_containers=1"] == [why_kept(world.state, each) for each in (first, second)]
+    world.now += 3600
+    assert [Stop(first.container_id, "idle for 60 s")] == world.decide()
+
+
+def test_a_buffer_is_kept_while_there_is_work() -> None:
+    world = World()
+    pool = world.pool("f", buffer_containers=2)
+    assert [] == world.decide()
+    world.submit(pool, "fc-1", 100.0)
+    world.settle()
+    assert 3 == len(pool.containers), "one for the call, two for what may come"
+    while any(container.phase == "starting" for container in pool.containers.values()):
+        assert world.step()
+    assert ["busy", "idle", "idle"] == sorted(container.phase for container in pool.containers.values())
+    idle = pool.idle[0]
+    assert "buffer_containers=2" == why_kept(world.state, idle)
+    world.submit(pool, "fc-2", 100.0)
+    world.settle()
+    assert 4 == len(pool.containers)
+    while world.step():
+        pass
+    assert {} == pool.containers
+
+
+def test_a_buffer_does_not_grow_with_a_queue() -> None:
+    world = World()
+    pool = world.pool("f", buffer_containers=2)
+    pool.duration = 0.001
+    world.container(pool, "busy")
+    world.submit(pool, "fc-map", units=100)
+    assert [] == world.of(Start)
+
+
+def test_the_maximum_holds_for_warm_containers() -> None:
+    world = World()
+    pool = world.pool("f", max_containers=1, buffer_containers=3)
+    world.submit(pool, "fc-1", 10.0)
+    world.settle()
+    assert 1 == len(pool.containers)
+
+
+def test_nothing_is_ended_for_warm_containers() -> None:
+    world = World(cpus=1.0, gpus={})
+    world.container(world.pool("other", cpu=1.0))
+    pool = world.pool("f", cpu=0.5, min_containers=1)
+    pool.needed = True
+    assert [] == [*world.of(Start), *world.of(Stop)]
+
+
+def test_warm_containers_give_way_to_what_has_waited_for_long() -> None:
+    world = World(cpus=1.0, gpus={})
+    warm = world.pool("warm", cpu=1.0, min_containers=1)
+    warm.needed = True
+    kept = world.container(warm)
+    pool = world.pool("f", cpu=1.0)
+    world.submit(pool, "fc-1", 1.0)
+    assert [] == world.of(Stop)
+    world.now += FAIR_AFTER
+    assert [Stop(kept.container_id, "idle, and f needs the room")] == world.of(Stop)
+    world.settle()
+    while pool.queue:
+        assert world.step()
+    while not warm.containers:
+        assert world.step(), "it is started again when there is room"
+
+
+def test_a_warm_container_that_does_not_start_is_not_tried_again_at_once() -> None:
+    world = World()
+    pool = world.pool("f", min_containers=1)
+    pool.needed = True
+    pool.warm_not_before = world.now + 60
+    assert [Wait("po-f", "a container failed to start: trying again", world.now + 60)] == world.decide()
 
 
 def test_only_what_helps_is_ended() -> None:
@@ -461,7 +739,11 @@ POOLS = st.lists(
             "memory": st.sampled_from([128, 1024, 4096]),
             "gpu": st.sampled_from([0, 0, 1, 2]),
             "max_containers": st.sampled_from([None, 1, 2]),
+            "min_containers": st.sampled_from([0, 0, 1]),
+            "buffer_containers": st.sampled_from([0, 0, 2]),
             "session": st.booleans(),
+            "idle_policy": st.sampled_from(["sleep", "sleep", "sleep-or-stop", "stop"]),
+            "sleepless": st.booleans(),
             "calls": st.lists(
                 st.tuples(
                     st.sampled_from([0.0, 0.01, 0.5, 40.0]), st.integers(0, 20), st.sampled_from([1, 1, 7])
@@ -482,15 +764,21 @@ def test_all_work_is_done_within_the_limits_and_in_order(pools: list[dict[str, A
     submissions: list[tuple[int, int, int, float, int]] = []
     for number, what in enumerate(pools):
         gpu = what["gpu"]
-        world.pool(
+        pool = world.pool(
             f"p{number}",
             cpu=what["cpu"],
             memory=what["memory"],
             gpus=[GpuRequest(model="H100", count=gpu)] if gpu else [],
             max_containers=what["max_containers"],
+            min_containers=what["min_containers"],
+            buffer_containers=what["buffer_containers"],
             session=f"se-{number}" if what["session"] else "",
+            idle_policy=what["idle_policy"],
             scaledown_window=20.0,
         )
+        pool.needed = True
+        if what["sleepless"] and what["idle_policy"] == "sleep-or-stop":
+            world.sleepless.add(pool.label)
         for index, (length, at, units) in enumerate(what["calls"]):
             submissions.append((at, number, index, length, units))
     submissions.sort()
@@ -509,6 +797,10 @@ def test_all_work_is_done_within_the_limits_and_in_order(pools: list[dict[str, A
     left = {pool.label: pool.queued_units for pool in world.state.pools.values() if pool.queue}
     assert {} == left
     assert expected == Counter(world.started)
+    for pool in world.state.pools.values():
+        pool.needed, pool.left = False, world.now
+    while world.step():
+        pass
     assert {} == world.host.containers
 
 

@@ -37,7 +37,7 @@ async def test_a_cell_that_waits_for_the_one_before_it_says_so(plane: Plane) -> 
 
 async def test_an_idle_session_ends_after_its_window(plane: Plane) -> None:
     host, client = plane.host(), plane.client()
-    call_id = client.submit(client.define(session(scaledown_window=0.05)), kind="cell")
+    call_id = client.submit(client.define(session(scaledown_window=0.05, idle_policy="stop")), kind="cell")
     await host.run(call_id)
     host.emit(call_id, end="done")
     stop = await host.one(StopContainer)
