@@ -32,7 +32,7 @@ class Definition:
         self._code = code
         self._is_generator = is_generator
         self._parameters = parameters
-        self._kept: tuple[bytes, ImageSpec, str, Define] | None = None
+        self._kept: tuple[bytes, ImageSpec, frozenset[str], str, Define] | None = None
 
     async def current(self, waiter: Waiter, client: Client, image: Image, moment: object) -> Define:
         """The definition of the function as it is now.
@@ -41,12 +41,19 @@ class Definition:
         """
         image_spec = image._spec(moment)
         code = self._code.pickled()
+        imports = image._imports
         kept = self._kept
-        if kept is not None and kept[0] is code and kept[1] is image_spec and kept[2] == client.gateway_id:
-            return kept[3]
+        if (
+            kept is not None
+            and (kept[0] is code or kept[0] == code)
+            and kept[1] is image_spec
+            and kept[2] is imports
+            and kept[3] == client.gateway_id
+        ):
+            return kept[4]
         spec = msgspec.structs.replace(
             self._options.spec(self._app, self._name, image_spec, is_generator=self._is_generator),
-            preload=tuple(sorted(self._code.preload())),
+            preload=tuple(sorted(self._code.preload() | imports)),
             template_code=self._code.template_code(code),
             parameters=self._parameters,
         )
@@ -57,5 +64,5 @@ class Definition:
         else:
             payload = client.http.payload(code)
         define = Define(function_id=f"fu-{digest.hexdigest()[:40]}", spec=spec, code=payload)
-        self._kept = (code, image_spec, client.gateway_id, define)
+        self._kept = (code, image_spec, imports, client.gateway_id, define)
         return define

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NoReturn
 
 from skylift.environment import Environment
 from skylift.exceptions import InvalidError
+from skylift.image_imports import Imports
 from skylift.inside import container_spec
+from skylift.preload import worth_importing
 from skylift.wire import ImageSpec
 
 _NOT_BUILT = frozenset(
@@ -42,7 +46,6 @@ _NOT_BUILT = frozenset(
         "cmd",
         "shell",
         "pipe",
-        "imports",
         "build",
         "publish",
     ]
@@ -63,6 +66,8 @@ class Image(metaclass=_ImageType):
 
     _environment: Environment | None
     _fixed: ImageSpec | None
+    _imports: frozenset[str]
+    """What is imported in its `imports` blocks."""
 
     def __init__(self) -> None:
         raise InvalidError("Image() makes no image; use Image.from_environment()")
@@ -83,13 +88,27 @@ class Image(metaclass=_ImageType):
         image = object.__new__(cls)
         image._environment = Environment()
         image._fixed = None
+        image._imports = frozenset()
         return image
 
+    def imports(self) -> Imports:
+        """For ``with image.imports():`` around ``import`` statements, of packages that this image has.
+
+        A template of the image's containers imports them beforehand. One that is not installed here is no
+        error: its name can be used in functions, and raises ImportError when it is used here.
+        """
+        return Imports(self._note_imports)
+
+    def _note_imports(self, names: Iterable[str]) -> None:
+        with _noting:
+            self._imports = self._imports.union(worth_importing(names))
+
     @classmethod
-    def _from_spec(cls, spec: ImageSpec) -> Image:
+    def _from_spec(cls, spec: ImageSpec, imports: frozenset[str] = frozenset()) -> Image:
         image = object.__new__(cls)
         image._environment = None
         image._fixed = spec
+        image._imports = imports
         return image
 
     def _spec(self, moment: object = None) -> ImageSpec:
@@ -103,7 +122,7 @@ class Image(metaclass=_ImageType):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # In a container the environment is still the one that it was made from.
-        return Image._from_spec, (self._latest_spec(),)
+        return Image._from_spec, (self._latest_spec(), self._imports)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Image) and self._spec() == other._spec()
@@ -118,6 +137,9 @@ class Image(metaclass=_ImageType):
 
     def __repr__(self) -> str:
         return "Image.from_environment()"
+
+
+_noting = threading.Lock()
 
 
 @lru_cache(maxsize=1)

@@ -43,11 +43,12 @@ def imported_modules(raw: Any, *, by_name: bool = False) -> frozenset[str]:
 
 def known_modules(names: Iterable[str]) -> frozenset[str]:
     """Of the names of modules, those that a template may import, cut to what is public of them."""
-    return frozenset(
-        name
-        for name in map(_public, names)
-        if name.partition(".")[0] not in _NOT_WANTED and _can_be_imported(name)
-    )
+    return frozenset(name for name in worth_importing(names) if _can_be_imported(name))
+
+
+def worth_importing(names: Iterable[str]) -> frozenset[str]:
+    """The same, with those that cannot be found here."""
+    return frozenset(name for name in map(_public, names) if name.partition(".")[0] not in _NOT_WANTED)
 
 
 class _Search:
