@@ -35,10 +35,11 @@ class ClassCode(FunctionCode):
         super().__init__(raw, description.name, serializer, by_value)
         self._description = description
         self._parameters = parameters
+        self._template = ""
 
     def _travels(self, raw: Callable[..., Any] | ByReference) -> dict[str, Any]:
         described = self._description
-        return {
+        code = {
             "__skylift_class__": 1,
             "cls": raw,
             "parameters": self._parameters,
@@ -46,7 +47,10 @@ class ClassCode(FunctionCode):
             "enter": list(described.enter),
             "exit": list(described.exit),
             "methods": list(described.methods),
+            "template": "",
         }
+        code["template"] = self._template = self._template_of(code) if described.enter_snap else ""
+        return code
 
     def _by_value(self) -> bytes:
         file = io.BytesIO()
@@ -59,19 +63,23 @@ class ClassCode(FunctionCode):
             data = data.replace(tracker, blake3(data.replace(tracker, b"")).hexdigest(16).encode())
         return data
 
-    def template_code(self, code: bytes) -> str:
-        """Of the code, a hash that the same class has in another kernel too; "" without ``enter(snap=True)``.
+    def template_code(self) -> str:
+        """Of what was pickled last, a hash that the same class has in another kernel too; "" without
+        ``enter(snap=True)``.
 
         Sets of strings among what the class captures, or in its source, are in another order there; a
         template is then made anew.
         """
-        if not self._description.enter_snap:
-            return ""
-        if self.reference() is None and self._serializer == "cloudpickle":
-            file = io.BytesIO()
-            _picklers()[1](file).dump(self._travels(self.raw))
-            code = file.getvalue()
-        return blake3(code).hexdigest(16)
+        return self._template
+
+    def _template_of(self, code: dict[str, Any]) -> str:
+        if self._serializer == "dill":
+            import dill
+
+            return blake3(dill.dumps(code, protocol=PROTOCOL, recurse=True)).hexdigest(16)
+        file = io.BytesIO()
+        _picklers()[1](file).dump(code)
+        return blake3(file.getvalue()).hexdigest(16)
 
 
 @lru_cache(maxsize=1)

@@ -197,7 +197,7 @@ class Obj:
 
     def __getattr__(self, name: str) -> Any:
         cls = self.__dict__.get("_cls")
-        if cls is None or name.startswith("__"):
+        if cls is None or name.startswith("_"):
             raise AttributeError(name)
         description: ClassDescription = cls._description
         if name in description.methods:
@@ -280,6 +280,7 @@ class Method(Function[..., Any]):
         raw = getattr(cls._skylift_raw, method)
         self.__doc__ = getattr(raw, "__doc__", None)
         self.__module__ = cls.__module__
+        self.__wrapped__ = self._like()
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -86,8 +86,8 @@ class FunctionCode:
     def _by_value(self) -> bytes:
         return dumps(self.raw)
 
-    def template_code(self, code: bytes) -> str:
-        """See `FunctionSpec.template_code`; `code` is the pickle."""
+    def template_code(self) -> str:
+        """See `FunctionSpec.template_code`. Of what was pickled last."""
         return ""
 
     def preload(self) -> frozenset[str]:

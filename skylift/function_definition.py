@@ -54,7 +54,7 @@ class Definition:
         spec = msgspec.structs.replace(
             self._options.spec(self._app, self._name, image_spec, is_generator=self._is_generator),
             preload=tuple(sorted(self._code.preload() | imports)),
-            template_code=self._code.template_code(code),
+            template_code=self._code.template_code(),
             parameters=self._parameters,
         )
         digest = blake3(code)

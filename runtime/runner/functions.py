@@ -71,6 +71,7 @@ class Functions:
                 function = pickling.loads(function, "the function")
                 if is_class_code(function):
                     function = Service(function)
+                    function.take_over(self.services())
             except RunnerError as failure:
                 function = failure
             self._kept[function_id] = function

@@ -3,16 +3,17 @@
 The code of an instance is a plain dict, so that it can be recognised without importing anything::
 
     {"__skylift_class__": 1, "cls": the class, "parameters": {name: value},
-     "enter_snap": [names], "enter": [names], "exit": [names], "methods": [names]}
+     "enter_snap": [names], "enter": [names], "exit": [names], "methods": [names], "template": text}
 
 The arguments of a call of it are ``((method, *args), kwargs)``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from .pickling import RunnerError
@@ -53,6 +54,9 @@ class Service:
         self._methods = frozenset(code["methods"])
         self._instance: Any = None
         self._done = 0
+        self._started = False
+        self.template: str = code.get("template", "")
+        """What the same class has in common with itself in other kernels; "" where it needs no template."""
         self.__name__ = self._class.__name__
 
     @property
@@ -70,9 +74,21 @@ class Service:
 
     def start(self, call: Call = call_alone) -> None:
         """Makes the instance ready for calls, if it is not: `prepare`, then the other ``enter`` hooks."""
+        self._started = True
         if self._instance is None or self._done < len(self._hooks):
             self._run_hooks(self._snap_hooks, call)
             self._run_hooks(len(self._hooks), call)
+
+    def take_over(self, others: Iterable[Service]) -> None:
+        """Takes the instance that a template has prepared for the same class of another kernel."""
+        for other in others:
+            if self.template and other.template == self.template and not other._started:
+                self._instance, self._done = other._instance, other._done
+                other._instance, other._done = None, 0
+                # So that tracebacks show the cell that is here now.
+                with contextlib.suppress(TypeError):
+                    self._instance.__class__ = self._class
+                return
 
     def method(self, args: tuple[Any, ...]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """The bound method that a call is for, and its arguments. Only after `start`."""
@@ -87,8 +103,8 @@ class Service:
         What a hook raises is printed to stderr. A call that comes later makes a new instance.
         """
         instance, self._instance = self._instance, None
-        entered = self._done == len(self._hooks)
-        self._done = 0
+        entered = self._started and self._done == len(self._hooks)
+        self._done, self._started = 0, False
         if instance is None:
             return
         if entered:

@@ -30,7 +30,7 @@ CLASS = """
         def choose(self, name):
             return CHOICES.index(name)
     """
-TEMPLATE = "(lambda code: code.template_code(code.pickled()))(Counter()._cls._definition({})._code)"
+TEMPLATE = "(lambda code: (code.pickled(), code.template_code())[1])(Counter()._cls._definition({})._code)"
 
 
 def test_state_lasts_while_the_cell_is_run_again(notebook: Notebook) -> None:

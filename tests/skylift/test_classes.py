@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import pickle
 import sys
 from collections.abc import Iterator
@@ -430,7 +431,8 @@ def test_the_template_is_the_same_in_another_kernel() -> None:
         exec(compile("class Helper: pass", filename, "exec"), namespace)
         instance = cell(source, filename, namespace)
         code = instance._cls._definition({})._code
-        return str(code.template_code(code.pickled()))
+        assert pickle.loads(code.pickled())["template"] == code.template_code()
+        return str(code.template_code())
 
     first = template_code("/tmp/ipykernel_12/1.py")
     assert first
@@ -453,6 +455,32 @@ def test_the_code_is_plain_where_skylift_is_not_importable() -> None:
 
     done = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True)
     assert "Helper ['load']\n" == done.stdout.decode()
+
+
+def test_dill_where_it_is_asked_for() -> None:
+    @skylift.App("dill").cls(serializer="dill")
+    class Model:
+        @skylift.enter(snap=True)
+        def load(self) -> None:
+            self.value = OFFSET
+
+        @skylift.method()
+        def get(self) -> int:
+            return self.value
+
+    data = code_of(Model())
+    assert b"dill" in data
+    marker = pickle.loads(data)
+    made = marker["cls"]()
+    made.load()
+    assert (10, 32) == (made.get(), len(marker["template"]))
+
+
+def test_what_tools_show() -> None:
+    model = make_model(skylift.App("tools"))()
+    assert "(x: 'int', *, plus: 'int' = 0) -> 'int'" == str(inspect.signature(model.predict.remote))
+    assert inspect.signature(model.predict) == inspect.signature(model.predict.remote)
+    assert not hasattr(model, "_repr_html_")
 
 
 def test_classes_of_modules_go_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

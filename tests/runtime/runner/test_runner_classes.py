@@ -11,6 +11,8 @@ import cloudpickle
 import pytest
 from fake_host import FakeHost
 
+from skylift.runtime.runner.service import Service
+
 RETRY = {"initial_delay": 0.001, "backoff_coefficient": 1.0, "max_delay": 0.001}
 
 
@@ -256,7 +258,6 @@ def test_a_plain_dict_is_no_class(host: FakeHost) -> None:
 
 def test_a_class_that_was_prepared_before_is_taken_over() -> None:
     from skylift.runtime.runner.functions import Functions
-    from skylift.runtime.runner.service import Service
 
     service = Service(cloudpickle.loads(code(make_counter(), **{**HOOKS, "enter_snap": ["load", "connect"]})))
     service.prepare()
@@ -269,3 +270,36 @@ def test_a_class_that_was_prepared_before_is_taken_over() -> None:
     service.start()
     method, args = service.method(("add", "one"))
     assert ["made of size 2", "load", "connect", "connect", "one"] == method(*args)
+
+
+def test_what_a_template_prepared_is_for_the_same_class_of_another_kernel() -> None:
+    from skylift.runtime.runner.functions import Functions
+
+    def kernel(function_id: str, template: str) -> Service:
+        data = code(make_counter(), **{**HOOKS, "template": template})
+        functions.define(function_id, data)
+        service = functions.get(function_id)
+        assert isinstance(service, Service)
+        return service
+
+    functions = Functions()
+    first = kernel("fu-1", "same")
+    first.prepare()
+    other = kernel("fu-2", "other")
+    assert (True, False) == (first.live, other.live)
+    second = kernel("fu-3", "same")
+    assert (False, True) == (first.live, second.live)
+    second.start()
+    method, args = second.method(("add", "one"))
+    assert ["made of size 2", "load", "connect", "one"] == method(*args)
+    assert type(method.__self__) is second._class  # type: ignore[attr-defined]
+    # What has been called is its own.
+    assert not kernel("fu-4", "same").live
+
+
+def test_what_was_only_prepared_has_no_exit_hooks(capsys: pytest.CaptureFixture[str]) -> None:
+    service = Service(cloudpickle.loads(code(make_counter(), **{**HOOKS, "enter": []})))
+    service.prepare()
+    service.end()
+    assert "loading\n" == capsys.readouterr().out
+    assert not service.live
