@@ -67,8 +67,8 @@ class ClassCode(FunctionCode):
         """Of what was pickled last, a hash that the same class has in another kernel too; "" without
         ``enter(snap=True)``.
 
-        Sets of strings among what the class captures, or in its source, are in another order there; a
-        template is then made anew.
+        Sets of strings among what the class captures are in another order there; a template is then made
+        anew.
         """
         return self._template
 
@@ -122,10 +122,15 @@ def _is_tracker(part: Any) -> bool:
     return isinstance(part, str) and _TRACKER.fullmatch(part) is not None
 
 
+def _in_order(constant: Any) -> Any:
+    """A set that is written in the code has another order in each process."""
+    return sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
+
+
 def _code_parts(code: types.CodeType) -> tuple[Any, ...]:
     return (
         code.co_code,
-        code.co_consts,
+        tuple(map(_in_order, code.co_consts)),
         code.co_names,
         code.co_varnames,
         code.co_freevars,

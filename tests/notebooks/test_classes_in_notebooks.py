@@ -29,6 +29,10 @@ CLASS = """
         @skylift.method()
         def choose(self, name):
             return CHOICES.index(name)
+
+        @skylift.method()
+        def knows(self, name):
+            return name in {"left", "right", "up", "down", "in", "out"}
     """
 TEMPLATE = "(lambda code: (code.pickled(), code.template_code())[1])(Counter()._cls._definition({})._code)"
 
