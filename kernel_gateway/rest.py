@@ -7,9 +7,9 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from skylift.backend.control import VERSION
-from skylift.backend.views import CallFilter, SpendBy
+from skylift.backend.views import CallFilter, Slept, SpendBy, Woken
 from skylift.kernel_gateway.handler import Handler, RequestError
-from skylift.wire import FINAL_STATES, CancelMode
+from skylift.wire import FINAL_STATES, CancelMode, Problem
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 
@@ -47,6 +47,10 @@ class CancelBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     mode: CancelMode = "cancel"
     reason: str = ""
+
+
+class NoBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of what needs none."""
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -196,10 +200,46 @@ class SessionHandler(RestHandler):
     """``DELETE /v1/sessions/{id}``."""
 
     def delete(self, session_id: str) -> None:
-        """End a session; its variables are gone."""
+        """End a session, also one that sleeps; its variables are gone."""
         if not self.gateway.control.stop_session(self.user, session_id):
-            raise RequestError(404, f"There is no session {session_id} of yours.")
+            raise _no_session(session_id)
         self.reply(Done(), 202)
+
+
+class SleepAndWake(RestHandler):
+    """What the next two share."""
+
+    def answer(self, session_id: str, result: Slept | Woken | Problem | None) -> None:
+        """Say what has come of it; 409 with the reason where it has not."""
+        if result is None:
+            raise _no_session(session_id)
+        self.reply(result, 409 if isinstance(result, Problem) else 200)
+
+
+class SleepHandler(SleepAndWake):
+    """``POST /v1/sessions/{id}/sleep``."""
+
+    async def post(self, session_id: str) -> None:
+        """Put it to sleep; answers when it sleeps."""
+        self.body(NoBody)
+        self.answer(session_id, await self.gateway.control.sleep_session(self.user, session_id))
+
+
+class WakeHandler(SleepAndWake):
+    """``POST /v1/sessions/{id}/wake``."""
+
+    async def post(self, session_id: str) -> None:
+        """Wake it; answers when it is up."""
+        self.body(NoBody)
+        self.answer(session_id, await self.gateway.control.wake_session(self.user, session_id))
+
+
+class TemplatesHandler(RestHandler):
+    """``GET /v1/templates``."""
+
+    def get(self) -> None:
+        """What containers are forked from."""
+        self.reply(self.gateway.control.templates())
 
 
 class HostsHandler(RestHandler):
@@ -237,6 +277,10 @@ def _between(value: int, low: int, high: int, name: str) -> int:
     return value
 
 
+def _no_session(session_id: str) -> RequestError:
+    return RequestError(404, f"There is no session {session_id} of yours.")
+
+
 def _no_call(call_id: str) -> RequestError:
     return RequestError(
         404, f"There is no call {call_id} of yours. Calls are kept for retention_days (config.toml)."
@@ -254,6 +298,9 @@ ROUTES: list[tuple[str, type[Handler]]] = [
     (r"/v1/containers/([a-z]{2}-[0-9a-z]+)", ContainerHandler),
     (r"/v1/sessions", SessionsHandler),
     (r"/v1/sessions/([a-z]{2}-[0-9a-z]+)", SessionHandler),
+    (r"/v1/sessions/([a-z]{2}-[0-9a-z]+)/sleep", SleepHandler),
+    (r"/v1/sessions/([a-z]{2}-[0-9a-z]+)/wake", WakeHandler),
+    (r"/v1/templates", TemplatesHandler),
     (r"/v1/hosts", HostsHandler),
     (r"/v1/spend", SpendHandler),
 ]

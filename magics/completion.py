@@ -10,6 +10,7 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, context_
 from skylift.magics.help import LINE_COMMANDS, SKYLIFT_COMMANDS
 from skylift.magics.options import GPU_NAMES, OPTIONS
 from skylift.magics.sessions import NotebookSessions
+from skylift.options import IDLE_POLICIES
 
 _IDENTIFIER = "skylift"
 _WITH_VALUE = {option.name for option in OPTIONS if option.value}
@@ -79,7 +80,7 @@ class Completion:
         before = words if ended else words[:-1]
         if not before:
             return [command.split()[0] for command in LINE_COMMANDS if command]
-        if before[0] in ("stop", "logs") or before[-1] == "--session":
+        if before[0] in ("stop", "sleep", "wake", "logs") or before[-1] == "--session":
             return self._session_names()
         if before[0] in ("put", "get"):
             return [name for name in self._shell.user_ns if not name.startswith("_")]
@@ -102,6 +103,8 @@ class Completion:
             from skylift.image import Image
 
             return [name for name, value in self._shell.user_ns.items() if isinstance(value, Image)]
+        if option == "--idle-policy":
+            return list(IDLE_POLICIES)
         if option in ("--timeout", "--idle"):
             return ["5m", "30m", "2h"]
         return []

@@ -18,6 +18,9 @@ from skylift.magics.status import CellState, DisplayLine, Line, StatusLine, Term
 from skylift.session import CellRun, Pickled, RemoteRef
 from skylift.wire import CallStatus
 
+WAKING = "waking "
+"""How the gateway's reason begins for starting a container that a sleeping session becomes."""
+
 TICK = 0.5
 """Seconds between two looks at the clock while nothing comes."""
 
@@ -71,7 +74,9 @@ def follow(
             interrupted=interrupted,
             container=container,
             new_container=known.container_id != earlier,
-            note=_what_became_of(earlier) if earlier not in ("", known.container_id) else "",
+            note=_what_became_of(earlier, known.container_id)
+            if earlier not in ("", known.container_id)
+            else "",
         )
     _bind(shell, known, run, deleted)
     if interrupted and not isinstance(run.error, KeyboardInterrupt):
@@ -106,12 +111,14 @@ def _put_out(
         status.tick()
 
 
-def _what_became_of(container_id: str) -> str:
-    """Why a session goes on in a new container, and what that means."""
+def _what_became_of(container_id: str, now_in: str) -> str:
+    """Why a session goes on in a new container, and what that means; "" where it has only slept."""
     reason = ""
     with contextlib.suppress(Error):
-        ended = fetch("/v1/containers", running="false", limit=200)
-        reason = next((c["exit_reason"] for c in ended if c["container_id"] == container_id), "")
+        containers = {c["container_id"]: c for c in fetch("/v1/containers", running="false", limit=200)}
+        if now_in in containers and containers[now_in]["reason"].startswith(WAKING):
+            return ""
+        reason = containers[container_id]["exit_reason"] if container_id in containers else ""
     because = f" ({reason.partition('. ')[0].rstrip('.')})" if reason else ""
     return f"The session's earlier container has ended{because}; what lived only there is gone."
 

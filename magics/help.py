@@ -6,7 +6,9 @@ from skylift.magics.options import NOT_BUILT_YET, OPTIONS
 
 LINE_COMMANDS = {
     "": "this notebook's sessions",
-    "stop [SESSION]": "ends a session: its container stops, its variables are gone",
+    "stop [SESSION]": "ends a session, also one that sleeps: its variables are gone",
+    "sleep [SESSION]": "writes a session to the store and frees its GPU; the next cell wakes it",
+    "wake [SESSION]": "wakes it without a cell",
     "logs [SESSION]": "what the session's cells printed, the latest 200 lines",
     "put NAME … [--session S]": "sends variables to a session now",
     "get NAME … [--session S]": "brings variables of a session here",

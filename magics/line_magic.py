@@ -13,20 +13,16 @@ from skylift.magics.follow import follow, status_line
 from skylift.magics.gateway import fetch
 from skylift.magics.help import LINE_COMMANDS
 from skylift.magics.options import nearest
+from skylift.magics.remote_ref import size
 from skylift.magics.sending import captured_values
 from skylift.magics.sessions import NotebookSession, NotebookSessions
 from skylift.magics.status import duration
-from skylift.magics.tables import Table, show
+from skylift.magics.tables import Table, show, time_of_day
 from skylift.session import RemoteRef
 from skylift.wire import is_id
 
 LOG_LINES = 200
 """Lines that ``%gpu logs`` shows."""
-
-_NOT_BUILT_YET = {
-    "sleep": "sessions that sleep and wake are not built yet; %gpu stop frees the GPU",
-    "wake": "sessions that sleep and wake are not built yet",
-}
 
 
 def run(shell: Any, sessions: NotebookSessions, line: str) -> BaseException | None:
@@ -41,6 +37,10 @@ def run(shell: Any, sessions: NotebookSessions, line: str) -> BaseException | No
     command, arguments = words[0], words[1:]
     if command == "stop":
         _stop(sessions.find(_at_most_one(command, arguments)), sessions)
+    elif command == "sleep":
+        _sleep(sessions.find(_at_most_one(command, arguments)))
+    elif command == "wake":
+        _wake(sessions.find(_at_most_one(command, arguments)))
     elif command == "logs":
         _logs(sessions.find(_at_most_one(command, arguments)))
     elif command == "put":
@@ -49,8 +49,6 @@ def run(shell: Any, sessions: NotebookSessions, line: str) -> BaseException | No
         _get(shell, sessions, arguments)
     elif command == "attach":
         return _attach(shell, sessions, arguments)
-    elif command in _NOT_BUILT_YET:
-        raise InvalidError(f"%gpu {command}: {_NOT_BUILT_YET[command]}")
     else:
         raise InvalidError(_unknown(command, line))
     return None
@@ -63,9 +61,9 @@ def table(sessions: NotebookSessions) -> Table:
     rows = []
     for session in known:
         view = views.get(session.session.session_id)
-        rows.append([session.name, _runs_on(session, view), _state(view), _ends(view)])
+        rows.append([session.name, _runs_on(session, view), _state(view), _then(view)])
     return Table(
-        ["Session", "On", "State", "Ends"],
+        ["Session", "On", "State", "Then"],
         rows,
         empty="This notebook has no session yet. A %%gpu cell starts one: %%gpu H100",
     )
@@ -80,15 +78,37 @@ def _runs_on(session: NotebookSession, view: dict[str, Any] | None) -> str:
 def _state(view: dict[str, Any] | None) -> str:
     if view is None:
         return "ended; the next cell starts it anew"
-    if view["state"] == "waiting" and view["detail"]:
+    state = str(view["state"])
+    if state == "asleep":
+        state += f" since {time_of_day(view['since'])}, {size(view['size'])}"
+        return f"{state}; could not be woken: {view['problem']}" if view["problem"] else state
+    if state == "waiting" and view["detail"]:
         return f"waiting: {view['detail']}"
-    return str(view["state"])
+    return state
 
 
-def _ends(view: dict[str, Any] | None) -> str:
-    if view is None or not view["ends_at"]:
+def _then(view: dict[str, Any] | None) -> str:
+    """What becomes of it, and when."""
+    if view is None:
         return ""
-    return f"in {duration(max(view['ends_at'] - time.time(), 0))} if nothing runs"
+    if view["state"] == "asleep":
+        return "the next cell wakes it"
+    if not view["ends_at"]:
+        return str(view["kept"])
+    verb = "sleeps" if view["idle_policy"].startswith("sleep") else "ends"
+    return f"{verb} in {duration(max(view['ends_at'] - time.time(), 0))} if nothing runs"
+
+
+def _sleep(session: NotebookSession) -> None:
+    slept = session.session.sleep()
+    how = f"{size(slept.size)} " + (f"in {duration(slept.seconds)}" if slept.seconds else "already")
+    print(f"Session {session.name} sleeps: {how}. The next cell wakes it.")
+
+
+def _wake(session: NotebookSession) -> None:
+    seconds = session.session.wake()
+    how = f"restored in {duration(seconds)}" if seconds else "it was already"
+    print(f"Session {session.name} is awake: {how}.")
 
 
 def _stop(session: NotebookSession, sessions: NotebookSessions) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from skylift.exceptions import InvalidError
 from skylift.gpu import MODELS, gpu_text, parse_gpus
+from skylift.options import IDLE_POLICIES
 from skylift.wire import GpuRequest
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?", re.IGNORECASE)
@@ -45,6 +46,8 @@ class CellOptions:
     """Seconds for this cell."""
     idle: float | None = None
     """Seconds that the session is kept when nothing runs."""
+    idle_policy: str = ""
+    """What becomes of it then."""
     name: str = ""
     image: str = ""
     """The name of a variable of the notebook."""
@@ -100,6 +103,14 @@ def _session_name(text: str) -> str:
     return text
 
 
+def _idle_policy(text: str) -> str:
+    if text.lower() in IDLE_POLICIES:
+        return text.lower()
+    near = difflib.get_close_matches(text.lower(), IDLE_POLICIES, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ValueError(f"one of {', '.join(IDLE_POLICIES)}{hint}")
+
+
 def _variable(text: str) -> str:
     if not text.isidentifier():
         raise ValueError("the name of a variable that holds an Image")
@@ -118,6 +129,12 @@ OPTIONS = (
     Option("--memory", "SIZE", "memory that it has, and no more: 32 or 32G are GiB, 512M are MiB", mebibytes),
     Option("--timeout", "TIME", "ends the cell after this long: 90s, 5m, 2h (default 24h)", seconds),
     Option("--idle", "TIME", "keeps the session this long when nothing runs (default 10m)", seconds),
+    Option(
+        "--idle-policy",
+        "POLICY",
+        "then: sleep (kept where it cannot), sleep-or-stop, stop, keep (default sleep)",
+        _idle_policy,
+    ),
     Option(
         "--name", "NAME", "names the session; cells with the same name share their variables", _session_name
     ),
@@ -189,6 +206,7 @@ def parse_line(line: str) -> CellOptions:
         memory=values.get("--memory"),
         timeout=values.get("--timeout"),
         idle=values.get("--idle"),
+        idle_policy=values.get("--idle-policy", ""),
         name=values.get("--name", ""),
         image=values.get("--image", ""),
         env=dict(values.get("--env", ())),

@@ -79,7 +79,7 @@ class NotebookSessions:
         """What frees the GPU that a cell waits for, where an idle session of this notebook has it, or ""."""
         for known in self:
             if f"session {known.name} (idle" in detail:
-                return f"%gpu stop {known.name} frees it"
+                return f"%gpu stop {known.name} frees it; %gpu sleep {known.name} does too, and loses nothing"
         return ""
 
     def of_call(self, call: Mapping[str, Any]) -> NotebookSession:
@@ -127,6 +127,8 @@ class NotebookSessions:
             given["memory"] = (options.memory, options.memory)
         if options.idle is not None:
             given["idle_timeout"] = options.idle
+        if options.idle_policy:
+            given["idle_policy"] = options.idle_policy
         if options.image:
             given["image"] = _image(options.image, namespace)
         session = Session(
@@ -158,12 +160,13 @@ def _check_same(known: NotebookSession, options: CellOptions) -> None:
         ("cpu", "cpu"),
         ("memory", "memory"),
         ("idle", "idle"),
+        ("idle_policy", "idle_policy"),
         ("image", "image"),
         ("env", "env"),
     ):
         asked, has = getattr(wanted, option), getattr(known.options, option)
         if asked not in (None, "", {}) and asked != has:
-            what = "GPU" if option == "gpus" else f"--{option}"
+            what = "GPU" if option == "gpus" else f"--{option.replace('_', '-')}"
             raise InvalidError(
                 f"%%gpu: session {known.name} was started with {what} {_said(getattr(known.options, text))}, "
                 f"and this cell asks for {_said(getattr(options, text))}. Another --name makes a second one "

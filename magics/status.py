@@ -111,9 +111,12 @@ class CellState:
 
 
 def _start_path(container: ContainerInfo) -> str:
-    words = {"cold": "cold start", "fork": "forked in", "restore": "restored in", "running": "warm"}
-    word = words[container.path]
-    return word if container.path == "running" else f"{word} {duration(container.path_seconds)}"
+    if container.path == "running":
+        return "warm"
+    words = {"cold": "cold start", "fork": "forked in", "restore": "restored in"}
+    text = f"{words[container.path]} {duration(container.path_seconds)}"
+    # Why there was no faster way to it.
+    return f"{text}: {container.path_reason}" if container.path == "cold" and container.path_reason else text
 
 
 def _gpu_use(usage: Usage) -> str:

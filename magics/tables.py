@@ -59,6 +59,12 @@ def clock_time(when: float) -> str:
     return time.strftime("%H:%M:%S" if same_day else "%b %d %H:%M", local)
 
 
+def time_of_day(when: float) -> str:
+    """``14:02``, with the day before it where that is not today."""
+    text = clock_time(when)
+    return text[:5] if text.count(":") == 2 else text
+
+
 def show(value: Any) -> None:
     """Displays it."""
     from IPython.display import display

@@ -39,6 +39,11 @@ class Http:
         """``DELETE path``. False where there was nothing to delete; else raises as `get` does."""
         return self._request("DELETE", path, accept=(404,)).status != 404
 
+    def post(self, path: str, timeout: float) -> Any:
+        """The JSON that ``POST path`` answers with, within `timeout` seconds. It is not sent again where no
+        answer comes. Raises as `get` does."""
+        return json.loads(self._request("POST", path, timeout=timeout).data or b"null")
+
     def payload(self, data: bytes) -> Payload:
         """Bytes as they travel: inline where they are small, else by their hash, put into the store once."""
         if len(data) <= INLINE_LIMIT:
@@ -85,6 +90,7 @@ class Http:
         body: bytes | None = None,
         fields: dict[str, str] | None = None,
         accept: tuple[int, ...] = (),
+        timeout: float | None = None,
     ) -> urllib3.BaseHTTPResponse:
         import urllib3
 
@@ -105,8 +111,14 @@ class Http:
                 body=body,
                 headers=headers,
                 retries=urllib3.Retry(
-                    total=4, backoff_factor=0.2, status=0, redirect=0, allowed_methods=None
+                    total=4,
+                    read=4 if timeout is None else 0,
+                    backoff_factor=0.2,
+                    status=0,
+                    redirect=0,
+                    allowed_methods=None,
                 ),
+                timeout=_TIMEOUT if timeout is None else timeout,
             )
         except urllib3.exceptions.HTTPError as error:
             raise exceptions.ConnectionError(

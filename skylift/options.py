@@ -9,13 +9,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from skylift.exceptions import InvalidError
 from skylift.gpu import parse_gpus
 from skylift.image import Image
 from skylift.retries import Retries, retry_policy
-from skylift.wire import FunctionSpec, GpuRequest, ImageSpec, RetryPolicy
+from skylift.wire import FunctionSpec, GpuRequest, IdlePolicy, ImageSpec, RetryPolicy
 
 Serializer: TypeAlias = Literal["cloudpickle", "dill"]
 
@@ -30,8 +30,6 @@ _NOT_BUILT = [
     "region",
     "zone",
     "nonpreemptible",
-    "min_containers",
-    "buffer_containers",
     "ephemeral_disk",
     "enable_memory_snapshot",
     "experimental_options",
@@ -55,7 +53,11 @@ class FunctionOptions:
     startup_timeout: float = 300.0
     retries: RetryPolicy | None = None
     max_containers: int | None = None
+    min_containers: int = 0
+    buffer_containers: int = 0
     scaledown_window: float = 60.0
+    idle_policy: IdlePolicy = "sleep"
+    """Of a session."""
     block_network: bool = False
     single_use: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
@@ -87,7 +89,10 @@ class FunctionOptions:
             startup_timeout=self.startup_timeout,
             retries=self.retries,
             max_containers=self.max_containers,
+            min_containers=self.min_containers,
+            buffer_containers=self.buffer_containers,
             scaledown_window=self.scaledown_window,
+            idle_policy=self.idle_policy,
             block_network=self.block_network,
             single_use=self.single_use,
             is_generator=is_generator,
@@ -122,20 +127,28 @@ def check_options(given: Mapping[str, Any], base: FunctionOptions | None = None)
             changes[name] = _seconds(name, given[name], MAX_TIMEOUT)
     if given.get("retries") is not None:
         changes["retries"] = _retries(given["retries"])
-    if given.get("max_containers") is not None:
-        changes["max_containers"] = given["max_containers"]
+    for name in ("min_containers", "max_containers", "buffer_containers"):
+        if given.get(name) is not None:
+            changes[name] = given[name]
     if given.get("scaledown_window") is not None:
         changes["scaledown_window"] = _seconds("scaledown_window", given["scaledown_window"], MAX_TIMEOUT)
     for name, target in (("block_network", "block_network"), ("single_use_containers", "single_use")):
         if given.get(name) is not None:
             changes[target] = _flag(name, given[name])
+    if given.get("idle_policy") is not None:
+        changes["idle_policy"] = _idle_policy(given["idle_policy"])
     if given.get("serialized") is not None:
         changes["by_value"] = _flag("serialized", given["serialized"])
     if given.get("env") is not None:
         changes["env"] = _env(given["env"])
     if given.get("serializer") is not None:
         changes["serializer"] = _serializer(given["serializer"])
-    return replace(options, **changes)
+    made = replace(options, **changes)
+    if made.max_containers is not None and made.min_containers > made.max_containers:
+        raise InvalidError(
+            f"min_containers={made.min_containers} is more than max_containers={made.max_containers}"
+        )
+    return made
 
 
 def refuse_not_built(given: Mapping[str, Any]) -> None:
@@ -162,9 +175,6 @@ def _check_containers(given: Mapping[str, Any]) -> None:
         value = given.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise InvalidError(f"{name}={value!r}: a whole number of at least {least}")
-    low, high = given.get("min_containers"), given.get("max_containers")
-    if low is not None and high is not None and low > high:
-        raise InvalidError(f"min_containers={low} is more than max_containers={high}")
 
 
 def _check_cloud(cloud: object) -> None:
@@ -208,6 +218,17 @@ def _seconds(name: str, value: object, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
         raise InvalidError(f"{name}={value!r}: a number of seconds, more than 0 and at most {most:g}")
     return float(value)
+
+
+IDLE_POLICIES: tuple[str, ...] = get_args(IdlePolicy)
+
+
+def _idle_policy(policy: object) -> IdlePolicy:
+    if policy not in IDLE_POLICIES:
+        near = difflib.get_close_matches(str(policy).lower(), IDLE_POLICIES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InvalidError(f"idle_policy={policy!r}: unknown; {hint}Known: {', '.join(IDLE_POLICIES)}")
+    return cast("IdlePolicy", policy)
 
 
 def _flag(name: str, value: object) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from skylift.calls import RemoteCall, unexpected_end
 from skylift.cell_envelope import Pickled, envelope, pickled
 from skylift.cell_run import CellItem, CellRun
 from skylift.client import Client
-from skylift.exceptions import InvalidError, SerializationError
+from skylift.exceptions import InvalidError, NotFoundError, SerializationError
 from skylift.image import default_image
 from skylift.options import check_options
 from skylift.remote_errors import rebuild
@@ -42,14 +42,31 @@ __all__ = ["CellItem", "CellRun", "Pickled", "RemoteRef", "Session"]
 
 DEFAULT_LIMIT = 1024 * 1024
 
+SLEEP_SECONDS = 150.0
+"""That `Session.sleep` and `Session.wake` wait for the gateway, which says after two minutes that it takes
+longer."""
+
+
+@dataclass(frozen=True)
+class Slept:
+    """A session sleeps."""
+
+    seconds: float
+    """That it took; 0 where it did sleep already."""
+    size: int
+    """Bytes in the store."""
+    unpacked: int
+    """Bytes of its memory and files."""
+
 
 class Session:
     """One session. Constructing it talks to nobody: the container starts with the first cell.
 
     `gpu`: as in ``@app.function``; None for no GPU. `cpu`: cores. `memory`: MiB. `timeout`: seconds for one
-    cell. `idle_timeout`: seconds that the container is kept when nothing runs. `image`: None is
-    `Image.from_environment()`. `session_id`: takes up a session that another client started, instead of a
-    new one. Raises `InvalidError` for anything unknown, naming it.
+    cell. `idle_timeout`: seconds that the container is kept when nothing runs. `idle_policy`: what becomes of
+    it then: ``"sleep"`` (it is kept where it cannot), ``"sleep-or-stop"``, ``"stop"``, ``"keep"``. `image`:
+    None is `Image.from_environment()`. `session_id`: takes up a session that another client started, instead
+    of a new one. Raises `InvalidError` for anything unknown, naming it.
     """
 
     def __init__(
@@ -61,6 +78,7 @@ class Session:
         memory: int | tuple[int, int] | None = None,
         timeout: float = 24 * 3600,
         idle_timeout: float = 600,
+        idle_policy: str = "sleep",
         image: Any = None,
         env: Mapping[str, str] | None = None,
         block_network: bool = False,
@@ -73,6 +91,7 @@ class Session:
             "memory": memory,
             "timeout": timeout,
             "scaledown_window": idle_timeout,
+            "idle_policy": idle_policy,
             "image": image,
             "env": env,
             "block_network": block_network,
@@ -203,8 +222,34 @@ class Session:
         came back from a cell, as it looks when it is pickled here."""
         self._note_sent(values)
 
+    def sleep(self) -> Slept:
+        """Writes the container to the store with all its variables and ends it, so that its GPU is free. The
+        next cell wakes it.
+
+        Raises `ConflictError` where a cell runs or it cannot sleep, saying why (it runs on then),
+        `NotFoundError` where it is not up, `exceptions.TimeoutError` where it takes over two minutes.
+        """
+        return Slept(**self._post("sleep"))
+
+    def wake(self) -> float:
+        """Wakes the session, without a cell, and waits until it is up. Returns how many seconds that took; 0
+        where it was awake.
+
+        Raises `RemoteError` where it cannot be woken, saying why (what is kept of it stays), `NotFoundError`
+        where there is none, `exceptions.TimeoutError` where it takes over two minutes.
+        """
+        return float(self._post("wake")["seconds"])
+
+    def _post(self, what: str) -> dict[str, Any]:
+        if self._define is None:
+            raise NotFoundError(f"session {self.name or self.session_id} has not run a cell yet")
+        client = run_blocking(connected_client(BLOCKING))
+        answer: dict[str, Any] = client.http.post(f"/v1/sessions/{self.session_id}/{what}", SLEEP_SECONDS)
+        return answer
+
     def stop(self) -> None:
-        """Ends the container; its variables are gone. The next cell starts a new session."""
+        """Ends the container, or what is kept of it where it sleeps; its variables are gone. The next cell
+        starts a new session."""
         if self._define is not None:
             client = run_blocking(connected_client(BLOCKING))
             client.send(StopSession(session=self.session_id))

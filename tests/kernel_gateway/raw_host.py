@@ -25,6 +25,10 @@ from skylift.wire import (
     HostHello,
     HostMessage,
     RunCall,
+    SessionSlept,
+    SleepContainer,
+    SleepingSession,
+    SnapshotRef,
     StartContainer,
     StopContainer,
     decode_host_command,
@@ -83,9 +87,11 @@ async def raw_host(home: Path, token: str = HOST_TOKEN, hello: bool = True) -> A
 
 async def serve_calls(host: RawHost) -> None:
     """Do what a host does, without containers: calls of kind ``call`` return what they were given, others
-    print something and go on until they are cancelled."""
+    print something and go on until they are cancelled. Sessions sleep at once."""
+    started: dict[str, StartContainer] = {}
     while (command := await host.receive()) is not None:
         if isinstance(command, StartContainer):
+            started[command.container_id] = command
             host.send(ContainerChanged(info=_info(command)))
         elif isinstance(command, RunCall) and command.kind == "call":
             host.send(_events(command.call_id, 0, Event("result", {}, command.args.data), state="done"))
@@ -94,6 +100,11 @@ async def serve_calls(host: RawHost) -> None:
         elif isinstance(command, CancelCall):
             error = Event("error", {"type": "InputCancellation", "message": command.reason})
             host.send(_events(command.call_id, 1, error, state="cancelled"))
+        elif isinstance(command, SleepContainer):
+            start = started[command.container_id]
+            ref = SnapshotRef(manifest="0" * 64, size=210_000_000, unpacked=600_000_000)
+            session = SleepingSession(pool_id=start.pool_id, spec=start.spec, snapshot=ref)
+            host.send(SessionSlept(container_id=command.container_id, session=session, seconds=0.8))
         elif isinstance(command, StopContainer):
             info = ContainerInfo(
                 container_id=command.container_id,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import urllib3
 from raw_client import RawClient, raw_client
@@ -22,9 +23,24 @@ from skylift.kernel_gateway.host_socket import HostServer
 from skylift.kernel_gateway.outbox import Outbox
 from skylift.kernel_gateway.server import GatewayApplication, GatewayServer
 from skylift.lazyfs.store import LocalStore
-from skylift.wire import Events
+from skylift.wire import (
+    Define,
+    Events,
+    FunctionSpec,
+    ImageSpec,
+    SnapshotRef,
+    Submit,
+    TemplateInfo,
+    TemplatesChanged,
+    new_id,
+)
 
 pytestmark = pytest.mark.anyio
+
+IMAGE = ImageSpec(
+    kind="environment", machine="m", python="p", python_version="3.11.7", mounts=(), sys_path=()
+)
+SPEC = FunctionSpec(app="notebook", name="train", image=IMAGE)
 
 
 def echo(value: object) -> object:
@@ -244,6 +260,77 @@ async def test_sessions_hosts_and_spend(lists: Lists) -> None:
     assert ("ho-00000000", True, 1) == (host["host_id"], host["connected"], host["containers"])
     spend = await lists.get("/v1/spend?by=function&days=7")
     assert ("function", "raw.echo") == (spend["by"], spend["rows"][0]["key"])
+
+
+async def a_session(lists: Lists) -> str:
+    """A session that runs a cell."""
+    session_id = new_id("se")
+    port = lists.control.registry.clients[lists.client.client_id].port
+    assert port is not None
+    function_id = "fu-" + "0" * 32
+    spec = msgspec.structs.replace(SPEC, session=session_id, session_name="train")
+    lists.control.client_message(port, Define(function_id=function_id, spec=spec))
+    call_id = new_id("fc")
+    lists.control.client_message(port, Submit(call_id=call_id, function_id=function_id, kind="cell"))
+    while (await lists.client.expect(Events)).call_id != call_id:
+        pass
+    return session_id
+
+
+async def test_a_session_is_put_to_sleep_and_woken(lists: Lists) -> None:
+    session_id = await a_session(lists)
+    path = f"/v1/sessions/{session_id}"
+    busy = await lists.ask("POST", f"{path}/sleep")
+    check(busy, "POST", 409, "ConflictError")
+    assert "session train is running a cell: interrupt it or wait." == problem(busy).message
+    (session,) = await lists.get("/v1/sessions")
+    await lists.ask("POST", f"/v1/calls/{session['running']}/cancel")
+    while (await lists.client.expect(Events)).end is None:
+        pass
+    answer = await lists.ask("POST", f"{path}/sleep")
+    assert 200 == answer.status, answer.data
+    assert {"seconds": 0.8, "size": 210_000_000, "unpacked": 600_000_000} == answer.json()
+    (session,) = await lists.get("/v1/sessions")
+    assert ("asleep", 210_000_000, "") == (session["state"], session["size"], session["problem"])
+    assert session["since"] > 0
+    assert 0 == (await lists.ask("POST", f"{path}/sleep")).json()["seconds"]
+    answer = await lists.ask("POST", f"{path}/wake")
+    assert (200, {"seconds"}) == (answer.status, set(answer.json()))
+    (session,) = await lists.get("/v1/sessions")
+    assert ("idle", 0.0) == (session["state"], session["since"])
+    assert 200 == (await lists.ask("POST", f"{path}/sleep")).status
+    assert 202 == (await lists.ask("DELETE", path)).status
+    assert [] == await lists.get("/v1/sessions")
+
+
+@pytest.mark.parametrize("what", ["sleep", "wake"])
+async def test_what_is_no_session_neither_sleeps_nor_wakes(lists: Lists, what: str) -> None:
+    answer = await lists.ask("POST", f"/v1/sessions/se-00000000/{what}")
+    check(answer, "POST", 404, "NotFoundError")
+    assert "There is no session se-00000000 of yours." == problem(answer).message
+    answer = await lists.ask("POST", f"/v1/sessions/se-00000000/{what}", b'{"force": true}')
+    check(answer, "POST", 400, "InvalidError")
+    assert "unknown field `force`" in problem(answer).message
+
+
+async def test_templates_are_listed(lists: Lists) -> None:
+    assert [] == await lists.get("/v1/templates")
+    (host,) = lists.control.registry.hosts.values()
+    assert host.port is not None
+    template = TemplateInfo(
+        template_id="te-1",
+        host_id=host.host_id,
+        label="app.f",
+        state="ready",
+        forks=2,
+        snapshot=SnapshotRef(manifest="0" * 64, size=1000, unpacked=4000),
+    )
+    lists.control.host_message(host.port, TemplatesChanged(templates=(template,)))
+    (shown,) = await lists.get("/v1/templates")
+    assert ("te-1", "app.f", "ready", "", 2) == tuple(
+        shown[key] for key in ("template_id", "label", "state", "reason", "forks")
+    )
+    assert (1000, 4000, False) == (shown["size"], shown["unpacked"], shown["restored"])
 
 
 async def test_code_in_a_container_cancels_calls_and_ends_no_containers(lists: Lists) -> None:

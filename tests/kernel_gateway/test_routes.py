@@ -59,6 +59,9 @@ def test_the_routes_are_found() -> None:
         ("HEAD", "/v1/blobs/" + "0" * 64),
         ("POST", "/v1/calls/fc-00000000/cancel"),
         ("DELETE", "/v1/sessions/fc-00000000"),
+        ("POST", "/v1/sessions/fc-00000000/sleep"),
+        ("POST", "/v1/sessions/fc-00000000/wake"),
+        ("GET", "/v1/templates"),
     ]:
         assert expected in found
     assert len(server.ROUTES) <= len(found)

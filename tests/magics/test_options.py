@@ -39,7 +39,7 @@ def test_gpus(line: str, expected: tuple[GpuRequest, ...] | None) -> None:
 
 def test_every_option() -> None:
     line = (
-        "H100 --cpu 4 --memory 32 --timeout 2h --idle 5m --name train --image img "
+        "H100 --cpu 4 --memory 32 --timeout 2h --idle 5m --idle-policy Stop --name train --image img "
         "--env A=1 --env 'B=two words' --detach --dry-run"
     )
     expected = CellOptions(
@@ -48,6 +48,7 @@ def test_every_option() -> None:
         memory=32 * 1024,
         timeout=7200.0,
         idle=300.0,
+        idle_policy="stop",
         name="train",
         image="img",
         env={"A": "1", "B": "two words"},

@@ -63,6 +63,22 @@ def test_a_session_keeps_what_it_was_started_with(sessions: NotebookSessions) ->
     assert "train" == for_line(sessions, "--name train --memory 8 --timeout 5m").name
 
 
+def test_what_becomes_of_an_idle_session_is_said_when_it_is_started(sessions: NotebookSessions) -> None:
+    known = for_line(sessions, "H100 --name train --idle-policy stop")
+    assert "stop" == known.session._options.idle_policy
+    assert "was started with --idle-policy stop, and this cell asks for keep" in refusal(
+        sessions, "--name train --idle-policy keep"
+    )
+
+
+def test_a_cell_that_waits_for_an_idle_session_is_told_the_way_out(sessions: NotebookSessions) -> None:
+    for_line(sessions, "H100 --name train")
+    detail = "waiting for an H100: 1 of 1 in use by session train (idle)"
+    assert "%gpu stop train frees it; %gpu sleep train does too, and loses nothing" == sessions.way_out(
+        detail
+    )
+
+
 def test_a_cell_that_did_not_run_leaves_nothing_behind(sessions: NotebookSessions) -> None:
     for_line(sessions, "cpu")
     sessions.for_cell(parse_line("B200 --name train"), {})

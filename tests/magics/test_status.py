@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
+import msgspec
 import pytest
 
 from skylift.magics.status import UPDATE_INTERVAL, CellState, StatusLine, TerminalLine, dollars, duration
@@ -90,6 +92,26 @@ def test_dollars(amount: float, expected: str) -> None:
 def test_a_finished_cell() -> None:
     state = CellState(asked_for="H100", phase="done", seconds=12, container=CONTAINER, new_container=True)
     assert "H100 · local · simulated · cold start 0.90 s · done in 12 s · $0.00" == state.text()
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"path": "restore", "path_seconds": 0.24}, "restored in 0.24 s"),
+        ({"path": "restore", "path_seconds": 0.24, "path_reason": "unforkable"}, "restored in 0.24 s"),
+        ({"path": "fork", "path_seconds": 0.021}, "forked in 21 ms"),
+        ({"path": "cold", "path_seconds": 3.1}, "cold start 3.1 s"),
+        (
+            {"path": "cold", "path_seconds": 3.1, "path_reason": "its template failed"},
+            "cold start 3.1 s: its template failed",
+        ),
+        ({"path": "running"}, "warm"),
+    ],
+)
+def test_how_a_container_came_to_be(fields: dict[str, Any], expected: str) -> None:
+    container = msgspec.structs.replace(CONTAINER, **fields)
+    state = CellState(asked_for="H100", phase="done", seconds=12, container=container, new_container=True)
+    assert f"H100 · local · simulated · {expected} · done in 12 s · $0.00" == state.text()
 
 
 def test_a_later_cell_finds_its_container_warm() -> None:

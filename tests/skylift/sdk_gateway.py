@@ -19,7 +19,7 @@ from typing import Any
 
 from skylift.backend.control import ClientPort, ControlPlane
 from skylift.backend.settings import GatewaySettings
-from skylift.backend.views import CallDetail, CallRow, TimelineEntry
+from skylift.backend.views import CallDetail, CallRow, Slept, TimelineEntry, Woken
 from skylift.kernel_gateway.client_socket import ClientConnection
 from skylift.kernel_gateway.home import GatewayHome
 from skylift.kernel_gateway.outbox import Outbox
@@ -105,6 +105,10 @@ class FakeControl(ControlPlane):
         self.refuse: Callable[[ClientMessage], Problem | None] = lambda message: None
         self.on_message: Callable[[ClientPort, ClientMessage], None] = lambda port, message: None
         self.stopped_sessions: list[str] = []
+        self.asked: list[tuple[str, str]] = []
+        """What sessions were to do, over REST."""
+        self.sleeps: Slept | Problem | None = Slept(seconds=0.8, size=210_000_000, unpacked=600_000_000)
+        self.wakes: Woken | Problem | None = Woken(seconds=0.24)
         self.problem_on_hello: Problem | None = None
 
     # --- clients ---------------------------------------------------------------------------------
@@ -377,6 +381,14 @@ class FakeControl(ControlPlane):
             output_bytes=0,
             attempts=1,
         )
+
+    async def sleep_session(self, user: str, session_id: str) -> Slept | Problem | None:
+        self.asked.append(("sleep", session_id))
+        return self.sleeps
+
+    async def wake_session(self, user: str, session_id: str) -> Woken | Problem | None:
+        self.asked.append(("wake", session_id))
+        return self.wakes
 
     def say_status(self, call_id: str, **fields: Any) -> None:
         """Tells the followers of a call where it is."""

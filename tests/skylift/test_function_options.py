@@ -81,6 +81,8 @@ def test_every_parameter_of_the_api_is_known() -> None:
         ({"retries": -1}, "max_retries=-1: a whole number from 0 to 100"),
         ({"retries": "3"}, "retries='3': a whole number, or skylift.Retries"),
         ({"min_containers": 3, "max_containers": 2}, "min_containers=3 is more than max_containers=2"),
+        ({"min_containers": -1}, "min_containers=-1: a whole number of at least 0"),
+        ({"buffer_containers": 1.5}, "buffer_containers=1.5: a whole number of at least 0"),
         ({"max_containers": 0}, "max_containers=0: a whole number of at least 1"),
         ({"scaledown_window": "5m"}, "scaledown_window='5m': a number of seconds"),
         ({"env": {"A": 1}}, "the value is text; write '1'"),
@@ -107,8 +109,6 @@ def test_wrong_parameters_are_named_at_the_decorator(given: dict, message: str) 
         {"region": "us-east-1"},
         {"zone": "us-east-1c"},
         {"nonpreemptible": True},
-        {"min_containers": 1},
-        {"buffer_containers": 1},
         {"ephemeral_disk": 1024},
         {"enable_memory_snapshot": True},
         {"experimental_options": {"x": 1}},
@@ -121,6 +121,14 @@ def test_what_is_not_built_is_refused_by_name(given: dict) -> None:
     (name,) = given
     with pytest.raises(InvalidError, match=rf"{name}=.*is not built yet"):
         skylift.App("a").function(**given)
+
+
+def test_warm_containers_travel_in_the_spec(app: skylift.App) -> None:
+    function = app.function(min_containers=1, buffer_containers=2, max_containers=4)(train)
+    options = function._options
+    assert (1, 2, 4) == (options.min_containers, options.buffer_containers, options.max_containers)
+    with pytest.raises(InvalidError, match="min_containers=5 is more than max_containers=4"):
+        check_options({"min_containers": 5}, options)
 
 
 def test_schedules_are_checked_and_refused() -> None:

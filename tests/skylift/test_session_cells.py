@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 from sdk_gateway import FakeGateway, pickles_and_header
 
-from skylift.exceptions import InvalidError, NotFoundError, SerializationError
+from skylift import exceptions
+from skylift.exceptions import (
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    RemoteError,
+    SerializationError,
+)
 from skylift.serialization import dumps
-from skylift.session import CellRun, Pickled, RemoteRef, Session
+from skylift.session import CellRun, Pickled, RemoteRef, Session, Slept
 from skylift.wire import CallStatus, Cancel, ContainerInfo, Define, Detach, Problem, StopSession, Submit
 
 
@@ -240,3 +247,38 @@ def test_cells_survive_a_lost_connection(gateway: FakeGateway) -> None:
             if len(texts) in (100, 2000):
                 gateway.cut()
     assert [f"{i}\n" for i in range(3000)] == texts
+
+
+def test_a_session_sleeps_and_wakes(gateway: FakeGateway) -> None:
+    session = Session(name="train")
+    cell(session, "x = 1")
+    assert Slept(seconds=0.8, size=210_000_000, unpacked=600_000_000) == session.sleep()
+    assert 0.24 == session.wake()
+    assert [("sleep", session.session_id), ("wake", session.session_id)] == gateway.control.asked
+    run = cell(session, "y = x", assigned=["y"])
+    assert {"y": 1} == run.assigned
+
+
+def test_why_a_session_does_not_sleep_or_wake(gateway: FakeGateway) -> None:
+    session = Session(name="train")
+    for act in (session.sleep, session.wake):
+        with pytest.raises(NotFoundError, match="session train has not run a cell yet"):
+            act()
+    cell(session, "x = 1")
+    for error, kind in (("ConflictError", ConflictError), ("TimeoutError", exceptions.TimeoutError)):
+        gateway.control.sleeps = Problem(error=error, message="session train cannot sleep: it is busy.")
+        with pytest.raises(kind, match="session train cannot sleep: it is busy"):
+            session.sleep()
+    gateway.control.wakes = Problem(error="RemoteError", message="session train could not be woken: no room.")
+    with pytest.raises(RemoteError, match="session train could not be woken: no room"):
+        session.wake()
+    gateway.control.sleeps = None
+    with pytest.raises(NotFoundError, match=f"There is no session {session.session_id} of yours."):
+        session.sleep()
+
+
+def test_what_becomes_of_an_idle_session_travels(gateway: FakeGateway) -> None:
+    assert "sleep" == Session().spec.idle_policy
+    assert "sleep-or-stop" == Session(idle_policy="sleep-or-stop").spec.idle_policy
+    with pytest.raises(InvalidError, match="idle_policy='sleeep': unknown; did you mean 'sleep'"):
+        Session(idle_policy="sleeep")
