@@ -14,15 +14,19 @@ _ERROR = re.compile(r"Error \(\S+\): (.*)")
 _NOT_ERRORS = ("RLIMIT_NOFILE",)
 """It always tries to raise its limit of open files, and does well without where it may not."""
 
-_NOT_LISTENING = frozenset({"01", "02", "03", "04", "05", "06", "08", "09", "0B"})
+_CONNECTED = frozenset({"01", "02", "03", "04", "05", "06", "08", "09", "0B"})
 """States of TCP in ``/proc/net/tcp`` in which there is another end."""
 _NAMED = 3
 """Connections that are named; others are counted."""
 
+_NETWORK_SOCKET = re.compile(
+    r"inet: (?:Connected TCP socket|In-flight connection)"
+    # SO_PASSCRED of any but a Unix socket: an error since Linux 6.16, which CRIU did not expect.
+    r"|sockets: Can't get 1:16 opt"
+)
 _PATTERNS: tuple[tuple[str, str], ...] = (
-    (r"inet: Connected TCP socket", "It has an open TCP connection{connections}. Close it first."),
     (
-        r"unix: (?:External socket is used|Can't dump half of stream|Can't dump name-less external)",
+        r"unix: (?:External socket|Can't dump half of stream|Can't dump name-less|Unix socket \d+ not found)",
         "It has an open Unix socket whose other end is outside of the container. Close it first.",
     ),
     (r"tty: Found dangling|is not a session leader", "It uses a terminal that is not its own."),
@@ -57,10 +61,12 @@ def why_not_written(log: str, pids: Sequence[int]) -> str:
     if gpus:
         return f"It uses a GPU: {', '.join(gpus)} is open."
     errors = errors_in(log)
+    if any(_NETWORK_SOCKET.search(line) for line in errors):
+        return _about_sockets(pids)
     for pattern, words in _PATTERNS:
         match = re.search(pattern, "\n".join(errors))
         if match is not None:
-            return words.format(*match.groups(), connections=_connections(pids))
+            return words.format(*match.groups())
     return f"CRIU could not write it: {errors[0] if errors else 'it does not say why'}."
 
 
@@ -71,20 +77,32 @@ def _tracer(pid: int) -> int:
     return 0
 
 
-def _connections(pids: Sequence[int]) -> str:
-    """Where its TCP connections go, as `` to 192.0.2.1:443``; empty where there are none any more."""
-    sockets = {path[len("socket:[") : -1] for path in _open_files(pids) if path.startswith("socket:[")}
-    found: dict[str, None] = {}
-    for table in ("tcp", "tcp6"):
+def _about_sockets(pids: Sequence[int]) -> str:
+    connections = [remote for _, remote, state in _sockets(pids, ("tcp", "tcp6")) if state in _CONNECTED]
+    if connections:
+        return f"It has an open TCP connection to {_named(connections)}. Close it first."
+    sockets = [local for local, _, _ in _sockets(pids, ("tcp", "tcp6", "udp", "udp6"))]
+    where = f" at {_named(sockets)}" if sockets else ""
+    return (
+        f"It has an open network socket{where}, which this CRIU cannot write on this kernel. Close it first."
+    )
+
+
+def _named(addresses: Sequence[str]) -> str:
+    unique = list(dict.fromkeys(addresses))
+    more = f" and {len(unique) - _NAMED} more" if len(unique) > _NAMED else ""
+    return ", ".join(unique[:_NAMED]) + more
+
+
+def _sockets(pids: Sequence[int], tables: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Local and remote address and state of the sockets that the processes have open."""
+    inodes = {path[len("socket:[") : -1] for path in _open_files(pids) if path.startswith("socket:[")}
+    for table in tables:
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pids[0]}/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
-                _, _, remote, state, *_, inode = line.split()[:10]
-                if state in _NOT_LISTENING and inode in sockets:
-                    found[address_of(remote)] = None
-    if not found:
-        return ""
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    return f" to {', '.join([*found][:_NAMED])}{more}"
+                _, local, remote, state, *_, inode = line.split()[:10]
+                if inode in inodes:
+                    yield address_of(local), address_of(remote), state
 
 
 def address_of(text: str) -> str:

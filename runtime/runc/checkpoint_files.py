@@ -45,6 +45,8 @@ class WrittenContainer(msgspec.Struct, frozen=True, kw_only=True):
     """How many."""
     layered: bool
     """Whether its root was an overlay."""
+    sizes: Mapping[str, int]
+    """Bytes of each file beside this one. Of pages that are cut off CRIU would wait for the rest for ever."""
 
 
 async def write_container(
@@ -79,7 +81,11 @@ async def write_container(
             for number, layer in enumerate(layers):
                 await archive_layer(layer, archive(folder, number))
             written = WrittenContainer(
-                mounts=mounts, descriptors=tuple(descriptors), layers=len(layers), layered=layered
+                mounts=mounts,
+                descriptors=tuple(descriptors),
+                layers=len(layers),
+                layered=layered,
+                sizes=_sizes(folder),
             )
             (folder / FILE).write_bytes(msgspec.json.encode(written))
         except BaseException:
@@ -93,11 +99,23 @@ async def write_container(
 
 
 def read_container(folder: Path) -> WrittenContainer:
-    """What is known of the container that was written to `folder`. Raises `CheckpointError`."""
+    """What is known of the container that was written to `folder`. Raises `CheckpointError`, also where one
+    of its files is missing or cut off."""
     try:
-        return msgspec.json.decode((folder / FILE).read_bytes(), type=WrittenContainer)
+        written = msgspec.json.decode((folder / FILE).read_bytes(), type=WrittenContainer)
     except (OSError, msgspec.MsgspecError) as error:
         raise CheckpointError(f"{folder} has no written container in it: {error}.") from error
+    for name, size in written.sizes.items():
+        path = folder / name
+        found = path.stat().st_size if path.exists() else None
+        if found != size:
+            problem = "is missing" if found is None else f"has {found} bytes instead of {size}"
+            raise CheckpointError(f"The written container in {folder} is damaged: {name} {problem}.")
+    return written
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in folder.iterdir()}
 
 
 def archive(folder: Path, number: int) -> Path:
