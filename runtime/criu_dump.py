@@ -20,10 +20,7 @@ from skylift.runtime.criu import Criu
 from skylift.runtime.criu_complaints import why_not_written
 from skylift.runtime.criu_restore import CriuError, with_kernel_facts
 from skylift.runtime.process_notes import stat_fields
-from skylift.runtime.runc.commands import within
 
-TIMEOUT = 600.0
-"""Seconds. Memory is written at the speed of the disk."""
 GHOST_LIMIT = "4G"
 """Files that were deleted and are still open are written up to this size."""
 
@@ -53,13 +50,13 @@ class DumpPlan(msgspec.Struct, frozen=True, kw_only=True):
     """See `criu.kernel_facts`."""
 
 
-async def dump(criu: Criu, plan: DumpPlan) -> None:
+async def dump(criu: Criu, plan: DumpPlan) -> tuple[int, ...]:
     """Write the process and its descendants, which are stopped then: `go_on` lets them run again.
 
-    Raises `CriuError`, which says what it is that cannot be written; they run on then, also when this is
-    cancelled.
+    Those that were stopped before are returned. Raises `CriuError`, which says what it is that cannot be
+    written; they run on then, also when this is cancelled.
     """
-    paused = [pid for pid in tree(plan.pid) if _state(pid) == "T"]
+    paused = tuple(pid for pid in tree(plan.pid) if _state(pid) == "T")
     command = [str(criu.path), "dump", "--tree", str(plan.pid), "--images-dir", str(plan.images)]
     command += ["--work-dir", str(plan.work), "--log-file", _LOG, "-v1", "--leave-stopped"]
     command += ["--empty-ns", "net", "--network-lock", "skip", "--manage-cgroups=ignore"]
@@ -76,15 +73,11 @@ async def dump(criu: Criu, plan: DumpPlan) -> None:
     )
     ending = asyncio.ensure_future(process.wait())
     try:
-        status = await within(asyncio.shield(ending), TIMEOUT)
-    except BaseException as error:
-        # CRIU lets go of the processes before it ends; killed, it would leave its own code in them.
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        await ending
-        go_on(plan.pid, paused)
-        if isinstance(error, asyncio.TimeoutError):
-            raise CriuError(f"CRIU did not write it within {TIMEOUT:.0f} s.") from error
+        status = await asyncio.shield(ending)
+    except asyncio.CancelledError:
+        # Killed, it would leave its own code in the processes.
+        ending.add_done_callback(lambda _: go_on(plan.pid, paused))
+        await asyncio.shield(ending)
         raise
     if status:
         go_on(plan.pid, paused)
@@ -92,6 +85,7 @@ async def dump(criu: Criu, plan: DumpPlan) -> None:
         with contextlib.suppress(OSError):
             log = (plan.work / _LOG).read_text(encoding="utf-8", errors="replace")
         raise CriuError(why_not_written(log, list(tree(plan.pid))))
+    return paused
 
 
 def go_on(pid: int, but: Iterable[int] = ()) -> None:

@@ -57,10 +57,11 @@ async def write_container(
     layers: Sequence[Path],
     layered: bool,
     descriptors: Sequence[str],
-) -> None:
+) -> tuple[int, ...]:
     """Write a container into `folder`, which is there and empty. It is stopped then, until `criu_dump.go_on`.
 
-    `layers` are those of its root, lowest first. Raises `CheckpointError`; it runs on then.
+    `layers` are those of its root, lowest first. The processes that were stopped before are returned. Raises
+    `CheckpointError`; it runs on then.
     """
     work = folder / _WORK
     if (stat_fields(pid) or ["Z"])[0] in "ZX":
@@ -69,7 +70,7 @@ async def write_container(
         mounts = outside_mounts(pid)
         work.mkdir()
         facts = here.kernel_facts
-        await dump(
+        paused = await dump(
             here.criu,
             DumpPlan(pid=pid, images=folder, work=work, mounts=[*mounts], kernel_facts=facts),
         )
@@ -89,13 +90,14 @@ async def write_container(
             )
             (folder / FILE).write_bytes(msgspec.json.encode(written))
         except BaseException:
-            go_on(pid)
+            go_on(pid, paused)
             raise
     except (CriuError, LayerError, ProtobufError) as error:
         raise CheckpointError(f"The container cannot be written: {error}") from error
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise CheckpointError(f"The container cannot be written: {error.strerror}{where}.") from error
+    return paused
 
 
 def read_container(folder: Path) -> WrittenContainer:

@@ -10,14 +10,17 @@ import socket
 from concurrent.futures import Future
 from pathlib import Path
 
+import msgspec
 import pytest
 from workshop import Workshop, in_workshop, read_line
 from written import Obedient, obedient, restored, write
 
 from skylift.runtime.criu_dump import tree
 from skylift.runtime.isolation import Bind, CheckpointError
+from skylift.runtime.layer_archive import archive_layer, restore_layer
 from skylift.runtime.process_notes import stat_fields
 from skylift.runtime.runc.cgroups import Cgroups
+from skylift.runtime.runc.checkpoint_files import WrittenContainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 
@@ -228,6 +231,84 @@ def test_it_runs_on_after_it_was_written(home: Path) -> None:
     in_workshop(home, body)
 
 
+def test_what_was_stopped_before_stays_so(home: Path) -> None:
+    async def body(shop: Workshop) -> None:
+        async with obedient(shop) as it:
+            await it.do(PREPARE)
+            await it.do("import signal; os.kill(child, signal.SIGSTOP); os.waitpid(child, os.WUNTRACED)")
+            await write(shop, it)
+            await it.container.resume()
+            await it.do("answer = 1")
+            first, child = tree(it.container.pid)
+            assert "T" != stat_fields(first)[0]
+            assert "T" == stat_fields(child)[0]
+
+    in_workshop(home, body)
+
+
+def test_writing_that_is_given_up_lets_it_run(home: Path) -> None:
+    async def body(shop: Workshop) -> None:
+        async with obedient(shop) as it:
+            await it.do(PREPARE)
+            writing = asyncio.ensure_future(write(shop, it))
+            log = shop.home / "written" / it.plan.container_id / "work" / "dump.log"
+            while not log.exists():  # noqa: ASYNC110  (CRIU tells nobody)
+                await asyncio.sleep(0)
+            writing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await writing
+            assert repr(EXPECTED) == await it.do(LOOK)
+
+    in_workshop(home, body)
+
+
+def test_a_container_that_has_ended_is_not_written(home: Path) -> None:
+    async def body(shop: Workshop) -> None:
+        async with obedient(shop) as it:
+            await it.container.kill()
+            with pytest.raises(CheckpointError, match="it has ended"):
+                await write(shop, it)
+
+    in_workshop(home, body)
+
+
+def test_several_layers_come_back(home: Path, tmp_path: Path) -> None:
+    """As a forked container has them: its own upon its template's, mounted within its user namespace."""
+
+    async def body(shop: Workshop) -> None:
+        async with obedient(shop) as it:
+            await it.do("import os; os.makedirs('/srv/hidden'); open('/root/own', 'w').close()")
+            folder = await write(shop, it)
+        below, own = tmp_path / "below", tmp_path / "own"
+        for path in (below / "srv/hidden/file", below / "opt/below"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("below")
+        for path in (below, *below.rglob("*")):
+            os.chown(path, *shop.isolation._maps.owner)
+        own.mkdir()
+        await restore_layer(folder / "layer0.tar", own)
+        os.setxattr(own / "srv/hidden", "user.overlay.opaque", b"y")
+        for number, layer in enumerate((below, own)):
+            await archive_layer(layer, folder / f"layer{number}.tar")
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.name != "container.json"}
+        described = msgspec.structs.replace(read_container_unchecked(folder), layers=2, sizes=sizes)
+        (folder / "container.json").write_bytes(msgspec.json.encode(described))
+        look = "answer = [os.path.exists(path) for path in ('/opt/below', '/root/own', '/srv/hidden/file')]"
+        async with restored(shop, folder) as it:
+            assert "[True, True, False]" == await it.do(look)
+            await it.do("open('/root/more', 'w').close(); os.unlink('/opt/below')")
+            again = await write(shop, it)
+        async with restored(shop, again) as it:
+            assert "[False, True, False]" == await it.do(look)
+            assert "True" == await it.do("answer = {'more', 'own'} <= {*os.listdir('/root')}")
+
+    in_workshop(home, body)
+
+
+def read_container_unchecked(folder: Path) -> WrittenContainer:
+    return msgspec.json.decode((folder / "container.json").read_bytes(), type=WrittenContainer)
+
+
 def test_an_open_connection_is_named_and_it_runs_on(home: Path, upstream: tuple[str, int]) -> None:
     host, port = upstream
 
@@ -275,6 +356,8 @@ def test_a_connection_to_outside_by_a_unix_socket(home: Path, tmp_path: Path) ->
                 folder = os.open(it.told, os.O_RDONLY)
                 connection.connect(f"/proc/self/fd/{folder}/socket")
                 os.close(folder)
+                while len(os.listdir(f"/proc/{it.container.pid}/fd")) < 5:  # noqa: ASYNC110  (until it accepts)
+                    await asyncio.sleep(0)
                 with pytest.raises(CheckpointError, match="Unix socket whose other end is outside"):
                     await write(shop, it)
             assert "2" == await it.do("answer = 1 + 1")

@@ -51,6 +51,15 @@ in_workshop(home, body)
     assert lines[1].endswith(" []")
 
 
+def test_why_containers_cannot_be_written(user: OrdinaryUser) -> None:
+    code = """
+async def body(shop):
+    print(shop.isolation.cannot_checkpoint)
+in_workshop(home, body)
+"""
+    assert "CRIU writes and restores containers for root only" in run(user, "written", code)
+
+
 def test_files_of_the_user_are_readable_and_readonly(user: OrdinaryUser) -> None:
     code = """
 notebook = home / "private" / "notebook"
