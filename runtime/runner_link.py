@@ -58,6 +58,8 @@ class RunnerLink:
         """`folder` holds the socket, and the container sees it; in `large` large frames wait to be whole."""
         self.folder = folder
         self.large = large
+        self.env: dict[str, str] = {}
+        """Added to the runner's environment when it comes: what must be in no snapshot."""
         self._listener = listener
         self._server: asyncio.Server | None = None
         self._channels: dict[str, _Channel] = {}
@@ -172,7 +174,10 @@ class RunnerLink:
             return
         channel.name = hello.channel
         self._channels[hello.channel] = channel
-        channel.write(encode_frame({"t": "hello", "sent": self._sent, "got": self._got}))
+        answer: dict[str, Any] = {"t": "hello", "sent": self._sent, "got": self._got}
+        if self.env and hello.channel == "data":
+            answer["env"] = self.env
+        channel.write(encode_frame(answer))
         if hello.channel == "control":
             for data in self._waiting_control:
                 channel.write(data)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from skylift.runtime.runc.commands import CommandError, run
-from skylift.runtime.runc.namespaces import HeldNamespaces
+from skylift.runtime.runc.namespaces import NamespacesOf
 from skylift.runtime.runc.networks import Attachment, Network
 
 PART_PREFIX = 22
@@ -111,12 +111,12 @@ COMMIT
 COMMIT
 """
 
-    async def attach(self, namespaces: HeldNamespaces) -> Attachment:
+    async def attach(self, namespaces: NamespacesOf) -> Attachment:
         async with self._setting_up:
             await self._set_up()
         address = self._take_address()
         assert self._part is not None
-        device = f"v{self._key}{next(self._numbers) % 0x100000:x}"
+        device = self._next_device()
         try:
             await run(
                 ["ip", "-batch", "-"],
@@ -140,7 +140,39 @@ COMMIT
             with contextlib.suppress(CommandError):
                 await run(["ip", "link", "delete", device])
             raise
-        return _Pair(self, device, address)
+        return Pair(self, device, address)
+
+    @property
+    def mask(self) -> str:
+        """Of the containers' addresses."""
+        assert self._part is not None
+        return str(self._part.netmask)
+
+    @property
+    def gateway(self) -> str:
+        """The bridge's own address."""
+        assert self._part is not None
+        return str(self._part[1])
+
+    async def make_pairs(self, count: int) -> list[Pair]:
+        """Pairs whose inner ends are still here, for containers to come. Raises `CommandError`."""
+        async with self._setting_up:
+            await self._set_up()
+        pairs: list[Pair] = []
+        batch = ""
+        try:
+            for _ in range(count):
+                pair = Pair(self, self._next_device(), self._take_address())
+                pairs.append(pair)
+                batch += f"link add {pair.device} mtu {self._mtu} type veth "
+                batch += f"peer name {pair.inner} mtu {self._mtu}\n"
+                batch += _join_bridge(pair.device, self.device)
+            await run(["ip", "-batch", "-"], given=batch)
+        except BaseException:
+            for pair in pairs:
+                await pair.close()
+            raise
+        return pairs
 
     async def close(self) -> None:
         await remove_bridge(self._key)
@@ -148,6 +180,9 @@ COMMIT
     def release(self, address: ipaddress.IPv4Address) -> None:
         """An address may be taken again."""
         self._taken.discard(address)
+
+    def _next_device(self) -> str:
+        return f"v{self._key}{next(self._numbers) % 0x100000:x}"
 
     def _take_address(self) -> ipaddress.IPv4Address:
         """The next one in turn, so that one just released rests."""
@@ -164,22 +199,26 @@ COMMIT
         raise CommandError(f"All {len(self._taken)} addresses of {self._part} are in use by containers.")
 
 
-class _Pair(Attachment):
+class Pair(Attachment):
     """A container's pair of interfaces."""
 
     def __init__(self, network: BridgeNetwork, device: str, address: ipaddress.IPv4Address) -> None:
         self.address = str(address)
+        self.device = device
+        """The outer end."""
+        self.inner = f"{device}p"
+        """The name of the inner end, where it was not made in its container's namespace."""
         self._network = network
-        self._device: str | None = device
+        self._closed = False
         self._number = address
 
     async def close(self) -> None:
-        device, self._device = self._device, None
-        if device is not None:
+        if not self._closed:
+            self._closed = True
             try:
                 # It goes with the container's namespace, but that may take the kernel a while.
                 with contextlib.suppress(CommandError):
-                    await run(["ip", "link", "delete", device])
+                    await run(["ip", "link", "delete", self.device])
             finally:
                 self._network.release(self._number)
 

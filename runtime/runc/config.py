@@ -16,6 +16,7 @@ from skylift.runtime.isolation import Bind, ContainerPlan
 from skylift.runtime.runc.id_map import Extent, IdMaps
 from skylift.runtime.runc.mounts import oci_mount
 from skylift.runtime.runc.seccomp import seccomp_filter
+from skylift.runtime.runc.template import as_template
 
 OCI_VERSION = "1.0.2"
 HOME = "/root"
@@ -73,14 +74,7 @@ def build_config(
     plan: ContainerPlan, placement: Placement, binds: Iterable[Bind], edits: Edits
 ) -> dict[str, Any]:
     """The whole configuration. `binds` are all of them, outer folders first."""
-    env = {
-        **BASE_ENV,
-        "PATH": f"{os.path.dirname(plan.image.python)}:{BASE_ENV['PATH']}",
-        **dict(entry.partition("=")[::2] for entry in edits.env),
-        **visible_devices(plan.gpus),
-        **plan.image.env,
-        **plan.env,
-    }
+    env = environment(plan, edits)
     resources = dict(placement.resources)
     if placement.cgroup and edits.device_rules:
         resources["devices"] = [{"allow": False, "access": "rwm"}, *edits.device_rules]
@@ -95,7 +89,7 @@ def build_config(
     }
     if placement.cgroup:
         linux["cgroupsPath"] = placement.cgroup
-    return {
+    config = {
         "ociVersion": OCI_VERSION,
         "hostname": plan.hostname,
         "root": {"path": str(placement.root), "readonly": False},
@@ -116,6 +110,29 @@ def build_config(
         "hooks": {when: list(hooks) for when, hooks in edits.hooks.items()},
         "linux": linux,
     }
+    if plan.template:
+        as_template(config)
+    return config
+
+
+def environment(plan: ContainerPlan, edits: Edits) -> dict[str, str]:
+    """All environment variables of a container."""
+    return {
+        **BASE_ENV,
+        "PATH": f"{os.path.dirname(plan.image.python)}:{BASE_ENV['PATH']}",
+        **dict(entry.partition("=")[::2] for entry in edits.env),
+        **visible_devices(plan.gpus),
+        **plan.image.env,
+        **plan.env,
+    }
+
+
+def terminal_options(maps: IdMaps) -> list[str]:
+    """How a container's terminals are mounted."""
+    options = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
+    if not maps.single:
+        options.append("gid=5")
+    return options
 
 
 def _namespaces(placement: Placement) -> list[dict[str, str]]:
@@ -134,16 +151,13 @@ def _mappings(extents: Iterable[Extent]) -> list[dict[str, int]]:
 
 
 def _own_mounts(placement: Placement) -> list[dict[str, Any]]:
-    terminals = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
-    if not placement.maps.single:
-        terminals.append("gid=5")
     shm = ["nosuid", "noexec", "nodev", "mode=1777"]
     if placement.shm_size:
         shm.append(f"size={placement.shm_size}")
     return [
         _mount("/proc", "proc", ["nosuid", "noexec", "nodev"]),
         _mount("/dev", "tmpfs", ["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"]),
-        _mount("/dev/pts", "devpts", terminals),
+        _mount("/dev/pts", "devpts", terminal_options(placement.maps)),
         _mount("/dev/shm", "tmpfs", shm),  # noqa: S108
         _mount("/dev/mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),
         _mount("/sys", "sysfs", ["nosuid", "noexec", "nodev", "ro"]),

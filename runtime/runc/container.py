@@ -9,11 +9,26 @@ import shutil
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
-from skylift.runtime.child_processes import ChildProcess
-from skylift.runtime.isolation import ContainerProcess, ExitStatus, ResourceUse
+from skylift.runtime.criu_dump import go_on
+from skylift.runtime.isolation import CheckpointError, ContainerProcess, ExitStatus, ResourceUse
 from skylift.runtime.runc.cgroups import Cgroups
+from skylift.runtime.runc.checkpoint_files import CriuHere, write_container
 from skylift.runtime.runc.networks import Attachment
+
+
+class FirstProcess(Protocol):
+    """A container's first process."""
+
+    pid: int
+
+    async def wait(self) -> int:
+        """Its exit code, or minus the signal that ended it."""
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal; nothing happens where it has ended."""
+
 
 RemoveTree = Callable[[Path], Awaitable[None]]
 
@@ -25,15 +40,22 @@ class RuncContainer(ContainerProcess):
         self,
         *,
         container_id: str,
-        process: ChildProcess,
+        process: FirstProcess,
         output: tuple[int, int],
         cgroups: Cgroups | None,
         memory_limit: int,
         attachment: Attachment | None,
         folders: tuple[Path, ...],
         remove_tree: RemoveTree,
+        criu: CriuHere | None = None,
+        layers: tuple[Path, ...] = (),
+        layered: bool = True,
     ) -> None:
-        """`folders` are removed with it: its own files and runc's state of it. `memory_limit` in bytes."""
+        """`folders` are removed with it: its own files and runc's state of it. `memory_limit` in bytes.
+
+        What `checkpoint` needs: `criu`, without which it cannot be written; the `layers` of its root, lowest
+        first, that not all containers of the host share; whether it is `layered` at all, so an overlay.
+        """
         self.pid = process.pid
         self.output = output
         self._id = container_id
@@ -43,6 +65,12 @@ class RuncContainer(ContainerProcess):
         self._attachment = attachment
         self._folders = folders
         self._remove_tree = remove_tree
+        self._criu = criu
+        self._layers = layers
+        self._layered = layered
+        self._descriptors = ("/dev/null", *(f"pipe:[{os.fstat(each).st_ino}]" for each in output))
+        self._paused: tuple[int, ...] = ()
+        """Its processes that were stopped before it was written."""
         self._last_use = ResourceUse()
         self._status: ExitStatus | None = None
         self._removing: asyncio.Task[None] | None = None
@@ -73,6 +101,21 @@ class RuncContainer(ContainerProcess):
         if self._cgroups is not None:
             self._last_use = self._cgroups.use(self._id) or self._last_use
         return self._last_use
+
+    async def checkpoint(self, folder: Path) -> None:
+        if self._criu is None or not self._layers:
+            raise CheckpointError("Containers of this host cannot be written.")
+        self._paused = await write_container(
+            self._criu,
+            self.pid,
+            folder,
+            layers=self._layers,
+            layered=self._layered,
+            descriptors=self._descriptors,
+        )
+
+    async def resume(self) -> None:
+        go_on(self.pid, self._paused)
 
     async def remove(self) -> None:
         if self._removing is None:

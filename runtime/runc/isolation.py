@@ -15,21 +15,37 @@ import os
 import shutil
 import signal
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import msgspec
 
 from skylift.runtime.cdi import FOLDERS, CdiError, Edits, Registry
 from skylift.runtime.child_processes import ChildProcess, become_subreaper
-from skylift.runtime.isolation import Bind, ContainerPlan, ContainerProcess, Isolation, StartError
+from skylift.runtime.criu import CriuMissingError, find_criu, kernel_facts
+from skylift.runtime.isolation import (
+    Bind,
+    CheckpointError,
+    ContainerPlan,
+    ContainerProcess,
+    Fork,
+    Isolation,
+    StartError,
+)
 from skylift.runtime.runc import idmapped
+from skylift.runtime.runc.bpf import seccomp_program
+from skylift.runtime.runc.bridge import BridgeNetwork, Pair
 from skylift.runtime.runc.cgroups import Cgroups
+from skylift.runtime.runc.checkpoint_files import CriuHere
+from skylift.runtime.runc.checkpoint_restore import Place, restore_container
 from skylift.runtime.runc.commands import CommandError
-from skylift.runtime.runc.config import Placement, build_config
+from skylift.runtime.runc.config import Placement, build_config, environment, terminal_options
 from skylift.runtime.runc.container import RuncContainer, close_quietly, remove_tree
+from skylift.runtime.runc.forked import ForkedProcess, ForkParts, RuncFork, make_layer
 from skylift.runtime.runc.host_lock import HostLock
 from skylift.runtime.runc.id_map import IdMaps, root_maps, rootless_maps
 from skylift.runtime.runc.leftovers import kill_leftovers, remove_dead_hosts
+from skylift.runtime.runc.loopback import turn_on_loopback
 from skylift.runtime.runc.mounts import (
     give_writable,
     image_binds,
@@ -38,11 +54,14 @@ from skylift.runtime.runc.mounts import (
     without_covered,
 )
 from skylift.runtime.runc.name_servers import name_servers
-from skylift.runtime.runc.namespaces import HeldNamespaces, Keeper, hold_container_namespaces
-from skylift.runtime.runc.networks import Network, start_network
+from skylift.runtime.runc.namespaces import HeldNamespaces, Keeper, NamespacesOf, hold_container_namespaces
+from skylift.runtime.runc.networks import Attachment, Network, start_network
+from skylift.runtime.runc.own_cgroups import make as make_cgroups
 from skylift.runtime.runc.roots import Roots
 from skylift.runtime.runc.sandboxes import Sandbox, Sandboxes
 from skylift.runtime.runc.skeleton import Skeletons
+from skylift.runtime.runc.spare_links import SpareLinks, give
+from skylift.runtime.runc.template import children_bind
 from skylift.runtime.settings import MIB, HostSettings
 
 LOCK_TRIES = 20
@@ -79,9 +98,11 @@ class RuncIsolation(Isolation):
         self._cgroups: Cgroups | None = None
         self._network: Network | None = None
         self._sandboxes: Sandboxes | None = None
+        self._spare_links: SpareLinks | None = None
         self._mapped: HeldNamespaces | None = None
         """A user namespace with the containers' ids, held for `idmapped`."""
         self._roots: Roots
+        self._criu: CriuHere | None = None
         self._ready = False
 
     async def adopt(self) -> None:
@@ -110,6 +131,10 @@ class RuncIsolation(Isolation):
             if self._network is not None:
                 self._sandboxes = Sandboxes(self._network, self._maps, self._prefix)
                 self._sandboxes.refill()
+            if isinstance(self._network, BridgeNetwork):
+                self._spare_links = SpareLinks(self._network)
+            self.cannot_fork = self._why_no_forks()
+            self.cannot_checkpoint = await self._find_criu()
         except (CommandError, OSError, ValueError) as error:
             await self.close()
             raise StartError(
@@ -158,10 +183,134 @@ class RuncIsolation(Isolation):
             attachment=sandbox.attachment if sandbox else None,
             folders=(folder, self._state / plan.container_id),
             remove_tree=lambda path: remove_tree(path, self._prefix),
+            criu=self._criu,
+            layers=(self._roots.own_layer(folder),),
+            layered=self._roots.layered,
         )
+
+    async def restore(
+        self, plan: ContainerPlan, folder: Path, pages: Future[None] | None = None
+    ) -> ContainerProcess:
+        if self._criu is None:
+            raise CheckpointError(self.cannot_checkpoint)
+        own = plan.folder / "isolation"
+        try:
+            binds, edits = self._binds(plan)
+            memory_limit = self._memory_limit(plan)
+            resources = dict(self._placement(plan, None, memory_limit).resources)
+            if edits.device_rules:
+                resources["devices"] = edits.device_rules
+            place = Place(
+                plan=plan,
+                folder=own,
+                binds=binds,
+                devices={mount["destination"]: mount["source"] for mount in edits.mounts},
+                roots=self._roots,
+                owner=self._maps.owner,
+                cgroups=self._cgroups,
+                resources=resources,
+                before=await self._show_private(binds),
+                connect=lambda pid: self._connect(plan, pid),
+            )
+            restored = await restore_container(self._criu, folder, place, pages)
+        except BaseException as error:
+            if self._cgroups is not None:
+                await self._cgroups.remove(plan.container_id)
+            await remove_tree(own, self._prefix)
+            if isinstance(error, StartError | CommandError | OSError):
+                raise CheckpointError(
+                    f"Container {plan.container_id} could not be restored: {error}"
+                ) from error
+            raise
+        return RuncContainer(
+            container_id=plan.container_id,
+            process=restored.process,
+            output=restored.output,
+            cgroups=self._cgroups,
+            memory_limit=memory_limit if self._cgroups is not None else 0,
+            attachment=restored.attachment,
+            folders=(own,),
+            remove_tree=lambda path: remove_tree(path, self._prefix),
+            criu=self._criu,
+            layers=restored.layers,
+            layered=self._roots.layered,
+        )
+
+    async def _connect(self, plan: ContainerPlan, pid: int) -> Attachment | None:
+        if self._network is None or plan.block_network:
+            await turn_on_loopback(pid)
+            return None
+        return await self._network.attach(NamespacesOf(pid))
+
+    async def fork(self, template: ContainerPlan, plan: ContainerPlan) -> Fork:
+        if self.cannot_fork:
+            raise StartError(self.cannot_fork)
+        binds, edits = self._binds(plan)
+        memory_limit = self._memory_limit(plan)
+        pair: Pair | None = None
+
+        async def take_back() -> None:
+            if pair is not None:
+                await pair.close()
+            if self._cgroups is not None:
+                await self._cgroups.remove(plan.container_id)
+            await remove_tree(plan.folder / "isolation", self._prefix)
+
+        async def connect(pid: int) -> Attachment | None:
+            if pair is not None:
+                await asyncio.to_thread(give, pair, pid)
+                return pair
+            if self._network is None or plan.block_network:
+                return None
+            return await self._network.attach(NamespacesOf(pid))
+
+        def finish(
+            process: ForkedProcess, output: tuple[int, int], attachment: Attachment | None
+        ) -> ContainerProcess:
+            return RuncContainer(
+                container_id=plan.container_id,
+                process=process,
+                output=output,
+                cgroups=self._cgroups,
+                memory_limit=memory_limit if self._cgroups is not None else 0,
+                attachment=attachment,
+                folders=(plan.folder / "isolation",),
+                remove_tree=lambda path: remove_tree(path, self._prefix),
+            )
+
+        try:
+            if self._spare_links is not None and not plan.block_network:
+                pair = await self._spare_links.take()
+            make_layer(plan, pair.address if pair is not None else "127.0.1.1", self._maps.owner)
+            placement = self._placement(plan, None, memory_limit)
+            if self._cgroups is not None:
+                make_cgroups(self._cgroups, plan.container_id, placement.resources)
+            return RuncFork(
+                ForkParts(
+                    plan=plan,
+                    binds=binds,
+                    env=environment(plan, edits),
+                    devices=(),
+                    shm_size=placement.shm_size,
+                    terminals=",".join(terminal_options(self._maps)[2:]),
+                    cgroups=self._cgroups,
+                    network=self._spare_links.describe(pair) if self._spare_links and pair else None,
+                    connect=connect,
+                    finish=finish,
+                    take_back=take_back,
+                )
+            )
+        except BaseException as error:
+            await take_back()
+            if isinstance(error, CommandError | OSError):
+                raise StartError(f"Container {plan.container_id} could not be forked: {error}") from error
+            raise
 
     async def close(self) -> None:
         self._ready = False
+        if self._spare_links is not None:
+            await self._spare_links.close()
+            self._spare_links = None
         if self._sandboxes is not None:
             await self._sandboxes.close()
             self._sandboxes = None
@@ -186,6 +335,25 @@ class RuncIsolation(Isolation):
                 return
             await asyncio.sleep(LOCK_PAUSE)
         raise CommandError(f"Another host is running in {self._home}; stop it first.")
+
+    async def _find_criu(self) -> str:
+        """Why containers cannot be written here; "" where they can."""
+        folder = self._state.parent
+        try:
+            criu = await find_criu(self._settings.criu, folder / "criu.json")
+        except CriuMissingError as error:
+            return str(error)
+        self._criu = CriuHere(criu=criu, kernel_facts=await kernel_facts(criu, folder))
+        return ""
+
+    def _why_no_forks(self) -> str:
+        if self.rootless:
+            return "a host without root starts every container anew"
+        try:
+            seccomp_program()
+        except CommandError as error:
+            return str(error)
+        return ""
 
     def _id_maps(self) -> IdMaps:
         if not self.rootless:
@@ -218,10 +386,14 @@ class RuncIsolation(Isolation):
                     f"{error} Write one with `nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml` "
                     "(package nvidia-container-toolkit)."
                 ) from error
-        for bind in plan.binds:
+        own = [*plan.binds]
+        if plan.template:
+            own.append(children_bind(plan))
+            own[-1].source.mkdir(parents=True, exist_ok=True)
+        for bind in own:
             give_writable(bind, self._maps.owner)
         system = system_binds()
-        inner = [*image_binds(plan.image, (self._home,)), *plan.binds, *edits.binds]
+        inner = [*image_binds(plan.image, (self._home,)), *own, *edits.binds]
         binds = [*system, *without_covered(inner, system)]
         for bind in edits.binds:
             if bind in binds and any(bind.target.startswith(f"{each.target}/") for each in system):

@@ -19,16 +19,23 @@ READY_TIMEOUT = 10.0
 """Seconds."""
 
 
-class HeldNamespaces:
-    """New namespaces and the process that holds them open."""
+class NamespacesOf:
+    """The namespaces of a process."""
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
-        self.pid = process.pid
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
 
     def path(self, kind: str) -> str:
         """The namespace as a file; `kind` is ``"user"``, ``"net"``, ..."""
         return f"/proc/{self.pid}/ns/{kind}"
+
+
+class HeldNamespaces(NamespacesOf):
+    """New namespaces and the process that holds them open."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(process.pid)
+        self._process = process
 
     async def close(self) -> None:
         """Let go; the namespaces live on where something else is in them. Idempotent."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from skylift.runtime.runc.commands import CommandError
-from skylift.runtime.runc.namespaces import HeldNamespaces
+from skylift.runtime.runc.namespaces import NamespacesOf
 from skylift.runtime.settings import HostSettings
 
 NetworkName = Literal["bridge", "user", "none"]
@@ -37,7 +37,7 @@ class Network(ABC):
         """Remove what a crashed host left, then set up what containers share. Raises `CommandError`."""
 
     @abstractmethod
-    async def attach(self, namespaces: HeldNamespaces) -> Attachment:
+    async def attach(self, namespaces: NamespacesOf) -> Attachment:
         """Give a container's new network namespace its interfaces. Raises `CommandError`."""
 
     @abstractmethod

@@ -17,7 +17,7 @@ from typing import Literal
 from skylift.runtime.child_processes import ChildProcess
 from skylift.runtime.process_notes import ProcessNotes
 from skylift.runtime.runc.commands import CommandError, run, within
-from skylift.runtime.runc.namespaces import HeldNamespaces
+from skylift.runtime.runc.namespaces import NamespacesOf
 from skylift.runtime.runc.networks import Attachment, Network
 
 TUN = Path("/dev/net/tun")
@@ -55,7 +55,7 @@ class UserNetwork(Network):
             raise CommandError("neither pasta (package passt) nor slirp4netns is installed.")
         check_tun()
 
-    async def attach(self, namespaces: HeldNamespaces) -> Attachment:
+    async def attach(self, namespaces: NamespacesOf) -> Attachment:
         start = self._start_pasta if self._program == "pasta" else self._start_slirp
         process = await start(namespaces)
         self._notes.write(str(process.pid), process.pid)
@@ -78,7 +78,7 @@ class UserNetwork(Network):
     async def close(self) -> None:
         self._notes.remove_folder()
 
-    async def _start_pasta(self, namespaces: HeldNamespaces) -> ChildProcess:
+    async def _start_pasta(self, namespaces: NamespacesOf) -> ChildProcess:
         """pasta goes into the background once it is ready, and its pid into a file."""
         with _pid_file() as pid_file:
             options = ["--config-net", "--quiet", "--ipv4-only", "--ns-ifname", "eth0", "--no-map-gw"]
@@ -90,7 +90,7 @@ class UserNetwork(Network):
             await run(["pasta", *options])
             return ChildProcess(int(pid_file.read_text(encoding="ascii")))
 
-    async def _start_slirp(self, namespaces: HeldNamespaces) -> Process:
+    async def _start_slirp(self, namespaces: NamespacesOf) -> Process:
         """slirp4netns says on a descriptor that it is ready."""
         ready, told = os.pipe()
         options = ["--configure", "--mtu=65520", "--disable-host-loopback", f"--ready-fd={told}"]

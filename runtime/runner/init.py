@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from typing import NoReturn
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -11,14 +13,27 @@ _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 def main() -> None:
     """Runs the runner in a child process and exits with its status, or with 128 + the signal that ended
     it."""
+    supervise(_serve)
+
+
+def _serve() -> NoReturn:
+    if "SKYLIFT_TEMPLATE" in os.environ:
+        from .template import main as template
+
+        template()
+    from .serve import main as serve
+
+    serve()
+
+
+def supervise(serve: Callable[[], NoReturn]) -> NoReturn:
+    """Runs `serve` in a child process, passes signals on to it, reaps whatever ends up with this process, and
+    ends as the child did."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     child = os.fork()
     if child == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-        from .serve import main as serve
-
         serve()
-        return
 
     def forward(number: int, _frame: object) -> None:
         os.kill(child, number)

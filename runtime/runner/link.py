@@ -285,6 +285,8 @@ class Link:
                     }
                     sock.sendall(encode_frame(json.dumps(hello).encode())[0])
                 answers = [_read_hello(sock) for sock in fresh]
+                # What is this container's alone, and must be in no snapshot that others are made of.
+                os.environ.update(answers[0].get("env", {}))
                 self._forget(answers[0]["got"])
                 for kept, sock in zip((self._data, self._control), fresh, strict=True):
                     sock.settimeout(None)

@@ -44,13 +44,14 @@ class _Stopped(BaseException):
 class Runner:
     """One runner. Everything that is not about the control channel happens in the main thread."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, functions: Functions | None = None) -> None:
+        """`functions`: those that a template has prepared."""
         self.link = Link(path, self._on_control)
         self.guard = current.guard = Guard(self.link.held_by_me)
         self.pulse = Pulse(self.link.lock, self.guard)
         self.capture = Capture()
         self.loop = EventLoop(self.guard)
-        self.functions = Functions()
+        self.functions = functions if functions is not None else Functions()
         self.caller = Caller(self.functions, self.guard, self.loop)
         self._cells: Any = None
         self._stream: Stream | None = None
