@@ -184,7 +184,7 @@ class RuncIsolation(Isolation):
             folders=(folder, self._state / plan.container_id),
             remove_tree=lambda path: remove_tree(path, self._prefix),
             criu=self._criu,
-            layers=(self._roots.own_layer(folder),),
+            layers=self._roots.layers(folder),
             layered=self._roots.layered,
         )
 
@@ -276,6 +276,12 @@ class RuncIsolation(Isolation):
                 attachment=attachment,
                 folders=(plan.folder / "isolation",),
                 remove_tree=lambda path: remove_tree(path, self._prefix),
+                criu=self._criu,
+                layers=(
+                    *self._roots.layers(template.folder / "isolation"),
+                    plan.folder / "isolation" / "upper",
+                ),
+                layered=self._roots.layered,
             )
 
         try:

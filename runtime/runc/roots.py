@@ -71,6 +71,10 @@ class Roots:
         """What the container with this folder writes to."""
         return folder / ("upper" if self._overlay else "root")
 
+    def layers(self, folder: Path) -> tuple[Path, ...]:
+        """The layers of the container with this folder that not all share, lowest first."""
+        return (*reversed(_lower_layers(folder)), self.own_layer(folder))
+
     def prepare_layers(self, folder: Path, count: int) -> list[Path]:
         """Make `count` empty layers in `folder`, the last one the container's own. Raises OSError."""
         upper = self._make_folders(folder)
@@ -94,10 +98,7 @@ class Roots:
 
     def command(self, folder: Path, command: Sequence[str], before: Sequence[str] = ()) -> list[str]:
         """`command`, to be run in `folder` with the container's root mounted, after the command `before`."""
-        layers = sorted(
-            folder.glob(f"{LAYER}*"), key=lambda path: int(path.name.removeprefix(LAYER)), reverse=True
-        )
-        lower = ":".join([*(path.name for path in layers), "lower"])
+        lower = ":".join([*(path.name for path in _lower_layers(folder)), "lower"])
         options = f"lowerdir={lower},upperdir=upper,workdir=work" + (",userxattr" if self._prefix else "")
         script = OVERLAY if self._overlay else COPY
         arguments = [str(folder), str(self.mount_point(folder)), options, *command]
@@ -111,6 +112,12 @@ class Roots:
             (folder / name).mkdir(parents=True)
         (folder / "lower").symlink_to(self._skeleton)
         return self.own_layer(folder)
+
+
+def _lower_layers(folder: Path) -> list[Path]:
+    """Those between what all share and the container's own, the highest first."""
+    found = folder.glob(f"{LAYER}*")
+    return sorted(found, key=lambda path: int(path.name.removeprefix(LAYER)), reverse=True)
 
 
 def host_names(address: str, hostname: str) -> str:
