@@ -302,6 +302,7 @@ class Dispatcher:
                 spec=pool.spec if asleep is None else asleep.session.spec,
                 gpu=gpu,
                 token=self.tokens.mint(container.container_id, pool.user),
+                user=pool.user,
                 wake=None if asleep is None else asleep.session.snapshot,
             )
         )

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import contextlib
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import msgspec
 
+from skylift.runtime.container_files import (
+    ELSEWHERE,
+    RUNNER,
+    SHORT_PREFIX,
+    SOCKET_FOLDER,
+    library_binds,
+    remove_folder,
+)
 from skylift.runtime.container_output import ContainerOutput
 from skylift.runtime.deaths import (
     Death,
@@ -29,6 +35,7 @@ from skylift.runtime.gateway_proxy import GatewayProxy
 from skylift.runtime.gpus import Gpu, GpuInventory
 from skylift.runtime.isolation import (
     Bind,
+    CheckpointError,
     ContainerPlan,
     ContainerProcess,
     ExitStatus,
@@ -37,20 +44,18 @@ from skylift.runtime.isolation import (
 )
 from skylift.runtime.runner_frames import DataMessage, Need, Ready, Recalled, RunnerEvents, Started
 from skylift.runtime.runner_link import SOCKET_NAME, RunnerLink
+from skylift.runtime.sleeping import SessionSnapshots, Slept
+from skylift.runtime.snapshot_errors import SnapshotError
 from skylift.runtime.start_error import StartError
+from skylift.runtime.start_paths import Attempt, StartPaths, Woken
+from skylift.runtime.templates import one_line
 from skylift.runtime.unix_sockets import fits_address
 from skylift.runtime.work import ContainerWork, WorkServices
-from skylift.wire import ContainerInfo, ContainerState, Problem, StartContainer
+from skylift.wire import ContainerInfo, ContainerState, Problem, SnapshotRef, StartContainer
 
-LIBRARY = "/opt/skylift/lib"
-RUNNER = f"{LIBRARY}/skylift_runner"
-SOCKET_FOLDER = "/run/skylift"
 GATEWAY_SOCKET = "gateway.sock"
 SPEC_FILE = "spec.json"
 """Beside the sockets: what the container is made of, for code in it that asks for others like it."""
-_ELSEWHERE = "socket"
-"""In a container's folder: the way to that of its socket, where it is not in there."""
-_SHORT_PREFIX = "skylift-"
 
 _CONTACT_SECONDS = 10.0
 """How long a runner may be away before its container is ended."""
@@ -72,6 +77,10 @@ class ContainerServices(msgspec.Struct, frozen=True):
     isolation: Isolation
     gpus: GpuInventory
     work: WorkServices
+    paths: StartPaths
+    sessions: SessionSnapshots
+    worked: Callable[[Container], None]
+    """One that was started cold has done its first task."""
 
 
 class Container:
@@ -91,6 +100,17 @@ class Container:
         self.state: ContainerState = "starting"
         self.gpus: tuple[Gpu, ...] = ()
         self.exit_reason = ""
+        self.user = command.user
+        self.slept = False
+        """It ended because its session sleeps."""
+        self._wake = command.wake
+        self._attempt: Attempt | None = None
+        self._path_reason = ""
+        self._ready = asyncio.Event()
+        self.gone = asyncio.Event()
+        """Nothing is left of it."""
+        self.sleeping = False
+        """It is being written."""
         self._gpu_request = command.gpu
         self._services = services
         self._changed = changed
@@ -98,6 +118,7 @@ class Container:
         self._began = time.time()
         self._path_seconds = 0.0
         self._folder = services.folder / command.container_id
+        """Another one, where it is forked."""
         self._link = RunnerLink(self._socket_folder(), self._folder, self)
         self._token = command.token
         self._proxy = GatewayProxy(self._link.folder, GATEWAY_SOCKET, services.gateway)
@@ -132,8 +153,9 @@ class Container:
             session=self.spec.session,
             gpu=f"{gpu}:{len(self.gpus)}" if len(self.gpus) > 1 else gpu,
             simulated=any(each.simulated for each in self.gpus),
-            path="cold",
+            path=self._attempt.path if self._attempt is not None else "cold",
             path_seconds=self._path_seconds,
+            path_reason=self._path_reason,
             image=f"local environment, Python {self.spec.image.python_version}",
             started=self._began,
             exit_reason=self.exit_reason,
@@ -175,6 +197,7 @@ class Container:
         # Calls that wait for it are told after the gateway knows why it never started.
         death = Death("failed", problem) if problem else stopped(self.spec, self.exit_reason)
         self.work.container_ended(death)
+        self.gone.set()
 
     def stop(self, grace: float, reason: str) -> None:
         """End it: its task in hand is cancelled, the others go back, exit handlers have `grace` seconds."""
@@ -207,23 +230,83 @@ class Container:
         self._set_timer("startup", self.spec.startup_timeout, self._startup_timed_out)
         if self._gpu_request is not None:
             self.gpus = self._services.gpus.take(self._gpu_request, self.container_id)
+        process = await self._start()
+        status = await process.wait()
+        log.info("Container %s ended with exit status %d.", self.container_id, status.code)
+        self._cancel_timers()
+        return status
+
+    async def _start(self) -> ContainerProcess:
+        """Start it the fastest way, or else cold; a faster one counts when its runner has come."""
+        paths = self._services.paths
+        if self._wake is not None:
+            attempt: Attempt = paths.wake(self.container_id, self._wake)
+            await self._count_on(self._wake)
+        else:
+            real = any(not gpu.simulated for gpu in self.gpus)
+            attempt = await paths.choose(self.container_id, self.spec, self.user, real_gpus=real)
+        while True:
+            self._attempt = attempt
+            self._path_reason = attempt.reason
+            try:
+                process = await self._try(attempt)
+                if attempt.path == "cold" or isinstance(attempt, Woken) or await self._comes(process):
+                    return process
+                reason = ": ".join(["it ended at once", *self._last_words().splitlines()[-1:]])
+            except (StartError, CheckpointError, SnapshotError) as error:
+                if attempt.path == "cold":
+                    raise
+                reason = one_line(error)
+            if isinstance(attempt, Woken):
+                raise StartError(reason)
+            log.warning("Container %s starts cold: %s", self.container_id, reason)
+            await attempt.failed(reason)
+            await self._clear_away()
+            attempt = paths.cold(self.container_id, reason)
+
+    async def _try(self, attempt: Attempt) -> ContainerProcess:
+        self._folder = attempt.folder
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._link.folder = self._proxy.folder = self._socket_folder()
+        self._link.large = self._folder
         if not self._link.folder.is_relative_to(self._folder):
-            (self._folder / _ELSEWHERE).symlink_to(self._link.folder)
+            (self._folder / ELSEWHERE).symlink_to(self._link.folder)
         await self._link.listen()
         if self._token:
+            self._link.env = self._way_to_gateway()
             spec = self._link.folder / SPEC_FILE
             spec.write_bytes(msgspec.json.encode(self.spec))
             spec.chmod(0o644)
             await self._proxy.listen()
-        self._process = await self._services.isolation.create(self._plan())
-        self._output = self.work.output = ContainerOutput(self._process.output, self.work.pipe_output)
+        process = self._process = await attempt.start(self._plan())
+        self._output = self.work.output = ContainerOutput(process.output, self.work.pipe_output)
         if self._death is not None:
             self.kill(None)
-        status = await self._process.wait()
-        log.info("Container %s ended with exit status %d.", self.container_id, status.code)
-        self._cancel_timers()
-        return status
+        return process
+
+    async def _comes(self, process: ContainerProcess) -> bool:
+        """Whether its runner is ready before it ends; true as well where it is being ended."""
+        waits = [asyncio.ensure_future(self._ready.wait()), asyncio.ensure_future(process.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return self._ready.is_set() or self._stopping is not None or self._death is not None
+
+    async def _clear_away(self) -> None:
+        """Remove what an attempt that failed has left, for the next one."""
+        self._link.close()
+        self._proxy.close()
+        if self._output is not None:
+            self._output.close()
+            self._output = self.work.output = None
+        if self._process is not None:
+            process, self._process = self._process, None
+            await process.remove()
+        if self._attempt is not None:
+            self._attempt.ended()
+        remove_folder(self._folder)
 
     async def _drain(self) -> None:
         """Pass on all that the runner sent before its process ended."""
@@ -245,6 +328,8 @@ class Container:
                 await self._process.remove()
         except Exception:
             log.exception("Container %s could not be removed completely.", self.container_id)
+        if self._attempt is not None:
+            self._attempt.ended()
         self._services.gpus.give_back(self.container_id)
         remove_folder(self._folder)
 
@@ -255,7 +340,7 @@ class Container:
             folder=self._folder,
             image=spec.image,
             command=[spec.image.python, RUNNER],
-            env={**spec.env, "SKYLIFT_SOCKET": f"{SOCKET_FOLDER}/{SOCKET_NAME}", **self._way_to_gateway()},
+            env={**spec.env, "SKYLIFT_SOCKET": f"{SOCKET_FOLDER}/{SOCKET_NAME}"},
             cpu=spec.cpu,
             cpu_limit=spec.cpu_limit,
             memory_limit=spec.memory_limit,
@@ -278,7 +363,7 @@ class Container:
         longest = max(SOCKET_NAME, GATEWAY_SOCKET, key=len)
         if self._services.isolation.name == "process" and not fits_address(folder / longest):
             # What runs outside of a container has to connect to the path as it is here.
-            return Path(tempfile.mkdtemp(prefix=_SHORT_PREFIX))
+            return Path(tempfile.mkdtemp(prefix=SHORT_PREFIX))
         return folder
 
     def _why(self, status: ExitStatus, was_ready: bool) -> Problem | None:
@@ -300,7 +385,53 @@ class Container:
     def _last_words(self) -> str:
         return self._output.tail() if self._output is not None else ""
 
+    # --- sleep -----------------------------------------------------------------------------------
+
+    async def sleep(self) -> Slept:
+        """Write it to the store, and end it. Raises `CheckpointError`; it runs on then."""
+        process = self._process
+        if process is None or self.state != "ready" or not self.accepts:
+            raise CheckpointError("it is not running")
+        if self.work.busy:
+            raise CheckpointError("it is running a cell")
+        self.sleeping = True
+        self.work.close()
+        self._proxy.close()
+        try:
+            await self._link.release()
+            slept = await self._services.sessions.write(self, process, self._link.counts)
+        except BaseException:
+            self.sleeping = False
+            if self.accepts:
+                await self._link.listen()
+                if self._token:
+                    await self._proxy.listen()
+                self.work.open()
+            raise
+        self.slept = True
+        self._stopping = stopped(self.spec, "its session sleeps")
+        self.kill(self._stopping)
+        return slept
+
+    async def _count_on(self, ref: SnapshotRef) -> None:
+        with contextlib.suppress(SnapshotError):  # it is told by who restores it
+            self._link.go_on_from(*await self._services.sessions.counts(ref))
+
+    def _is_ready(self) -> None:
+        self._cancel_timer("startup")
+        self.state = "ready"
+        self._ready.set()
+        self._path_seconds = time.time() - self._began
+        self.use()
+        self._changed(self, None)
+        if self._wake is not None:
+            self._services.sessions.woken(self, self._wake)
+        if self._stopping is None:
+            self.work.open()
+
     def _work_ended(self) -> None:
+        if self._attempt is not None and self._attempt.path == "cold":
+            self._services.worked(self)
         if self.spec.single_use:
             self.stop(_SINGLE_USE_GRACE, "it is for one call only (single_use_containers)")
 
@@ -328,13 +459,7 @@ class Container:
         elif isinstance(message, Need):
             self.work.runner_needs(message)
         elif isinstance(message, Ready) and self.state == "starting":
-            self._cancel_timer("startup")
-            self.state = "ready"
-            self._path_seconds = time.time() - self._began
-            self.use()
-            self._changed(self, None)
-            if self._stopping is None:
-                self.work.open()
+            self._is_ready()
 
     def runner_recalled(self, message: Recalled) -> None:
         """See `RunnerListener`."""
@@ -343,11 +468,14 @@ class Container:
     def runner_came(self) -> None:
         """See `RunnerListener`."""
         self._cancel_timer("contact")
+        if self._wake is not None and self.state == "starting":
+            # It said that it is ready in an earlier life.
+            self._is_ready()
         self.work.go_on()
 
     def runner_away(self) -> None:
         """See `RunnerListener`."""
-        if self.accepts:
+        if self.accepts and not self.sleeping:
             death = no_contact(self.spec, _CONTACT_SECONDS)
             self._set_timer("contact", _CONTACT_SECONDS, lambda: self.kill(death))
 
@@ -355,36 +483,3 @@ class Container:
         """See `RunnerListener`."""
         log.warning("Container %s: %s.", self.container_id, reason)
         self.kill(broke_protocol(self.spec, reason))
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a container's folder, and that of its socket where it is elsewhere.
-
-    Not while something is mounted below it: those may be the user's own files.
-    """
-    if _mounted_below(folder):
-        log.warning("%s is not removed: something is still mounted there.", folder)
-        return
-    elsewhere = folder / _ELSEWHERE
-    if elsewhere.is_symlink() and elsewhere.readlink().name.startswith(_SHORT_PREFIX):
-        shutil.rmtree(elsewhere.readlink(), ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _mounted_below(folder: Path) -> bool:
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return False
-    targets = (line.split(" ", 5)[4].replace("\\040", " ") for line in mounts.splitlines())
-    return any(target.startswith(f"{folder}/") for target in targets)
-
-
-@cache
-def library_binds() -> tuple[Bind, ...]:
-    """What every container sees of ours: the runner, and a cloudpickle for images that have none."""
-    runner = Path(__file__).parent / "runner"
-    cloudpickle = importlib.util.find_spec("cloudpickle")
-    assert cloudpickle is not None
-    assert cloudpickle.origin is not None
-    return (Bind(runner, RUNNER), Bind(Path(cloudpickle.origin).parent, f"{LIBRARY}/cloudpickle"))

@@ -33,7 +33,7 @@ class GatewayProxy:
 
     def __init__(self, folder: Path, name: str, announcement: Path) -> None:
         """The socket is `name` in `folder`; `announcement` is the gateway's ``gateway.json``."""
-        self._folder = folder
+        self.folder = folder
         self._name = name
         self._announcement = announcement
         self._server: asyncio.Server | None = None
@@ -44,7 +44,7 @@ class GatewayProxy:
         """Make the socket. Raises OSError."""
         listening = socket.socket(socket.AF_UNIX)
         try:
-            bind_in(self._folder, self._name, listening)
+            bind_in(self.folder, self._name, listening)
             self._server = await asyncio.get_running_loop().create_unix_server(
                 lambda: _Near(self), sock=listening, backlog=MAX_CONNECTIONS
             )
@@ -57,7 +57,7 @@ class GatewayProxy:
         if self._server is not None:
             self._server.close()
             self._server = None
-            (self._folder / self._name).unlink(missing_ok=True)
+            (self.folder / self._name).unlink(missing_ok=True)
         for task in self._dialing:
             task.cancel()
         for end in list(self._ends):

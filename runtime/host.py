@@ -7,6 +7,7 @@ import contextlib
 import logging
 import platform
 from collections import deque
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,18 @@ from typing import Any
 from skylift.lazyfs.store import LocalStore, StoreFullError
 from skylift.runtime.calls import Call, Task
 from skylift.runtime.code_cache import CodeCache
-from skylift.runtime.containers import Container, ContainerServices, remove_folder
+from skylift.runtime.container_files import remove_folder
+from skylift.runtime.containers import Container, ContainerServices
 from skylift.runtime.gateway_link import GatewayLink
 from skylift.runtime.gpus import GpuInventory
-from skylift.runtime.isolation import Isolation
+from skylift.runtime.isolation import CheckpointError, Isolation
 from skylift.runtime.settings import HostSettings
+from skylift.runtime.sleeping import SessionSnapshots
+from skylift.runtime.snapshot_errors import SnapshotError
+from skylift.runtime.snapshot_opening import open_snapshots
+from skylift.runtime.snapshots import Snapshots
+from skylift.runtime.start_paths import StartPaths
+from skylift.runtime.templates import Templates, TemplateServices, one_line
 from skylift.runtime.usage import UsageSampler
 from skylift.runtime.work import Grace, WorkServices
 from skylift.wire import (
@@ -29,6 +37,7 @@ from skylift.wire import (
     Code,
     ContainerChanged,
     EndMap,
+    ForgetSession,
     HostCommand,
     HostFacts,
     HostHello,
@@ -39,9 +48,12 @@ from skylift.wire import (
     Returned,
     RunCall,
     RunInputs,
+    SessionSlept,
     Shutdown,
+    SleepContainer,
     StartContainer,
     StopContainer,
+    TemplatesChanged,
     Window,
     is_id,
     machine_id,
@@ -79,6 +91,18 @@ class Host:
         store = LocalStore(home / "store")
         self._codes = CodeCache(store, LocalStore(home / "host" / "code"))
         self._link = GatewayLink(home, self)
+        self._templates = Templates(
+            TemplateServices(
+                host_id=host_id,
+                folder=home / "host" / "templates",
+                settings=settings,
+                isolation=isolation,
+                codes=self._codes,
+                threads=self._threads,
+                changed=self._templates_changed,
+            )
+        )
+        self._sessions = SessionSnapshots(home / "host" / "snapshots" / "sessions", self._threads)
         self._services = ContainerServices(
             host_id=host_id,
             folder=home / "host" / "containers",
@@ -93,7 +117,11 @@ class Host:
                 send=self._link.send,
                 forget=self._forget,
             ),
+            paths=StartPaths(home / "host" / "containers", isolation, self._templates),
+            sessions=self._sessions,
+            worked=self._container_worked,
         )
+        self._asides: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._grace = _STOP_GRACE
         self._reason = ""
@@ -108,14 +136,18 @@ class Host:
             CancelCall: self._cancel_call,
             StartContainer: self._start_container,
             StopContainer: self._stop_container,
+            SleepContainer: self._sleep_container,
+            ForgetSession: self._forget_session,
             Shutdown: self._shutdown,
         }
 
     async def run(self) -> None:
         """Work until told to stop, or until there was no gateway for `orphan_timeout`; then end it all."""
         await self._isolation.adopt()
-        for folder in self._services.folder.glob("*"):
-            remove_folder(folder)
+        for parent in (self._services.folder, self._home / "host" / "templates"):
+            for folder in parent.glob("*"):
+                remove_folder(folder)
+        await self._open_snapshots()
         self._wait_for_gateway()
         sampler = UsageSampler(self._containers.values, self._gpus, self._link.send)
         background = [asyncio.create_task(self._link.run()), asyncio.create_task(sampler.run())]
@@ -127,7 +159,8 @@ class Host:
         finally:
             for task in background:
                 task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+            await asyncio.gather(*background, *self._asides, return_exceptions=True)
+            await self._templates.close()
             await self._isolation.close()
             self._threads.shutdown(wait=False)
 
@@ -139,6 +172,24 @@ class Host:
         self._reason = self._reason or reason
         self._grace = grace
         self._stop.set()
+
+    async def _open_snapshots(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sessions.why_not = self._isolation.cannot_checkpoint
+        if self._isolation.cannot_checkpoint:
+            return
+        folder = self._home / "host"
+        try:
+            snapshots = await open_snapshots(self._settings, self._home, self._host_id, self._threads)
+            self._templates.snapshots = self._sessions.snapshots = snapshots
+            await self._sessions.read()
+        except (SnapshotError, OSError) as error:
+            log.warning("The snapshots in %s cannot be used: %s", folder, error)
+            self._templates.snapshots = self._sessions.snapshots = None
+            self._sessions.why_not = one_line(error)
+        else:
+            room = self._settings.snapshot_cache * 1024 * 1024 // 2
+            loop.run_in_executor(self._threads, _prefetch, snapshots, room)
 
     async def _end_containers(self) -> None:
         for container in list(self._containers.values()):
@@ -161,6 +212,8 @@ class Host:
             pools={each.container_id: each.pool_id for each in alive},
             calls=tuple(call.report() for call in self._calls.values()),
             specs={each.pool_id: each.spec for each in alive},
+            templates=self._templates.infos(),
+            sleeping=self._sessions.known(),
         )
 
     def welcomed(self, welcome: HostWelcome) -> None:
@@ -216,6 +269,7 @@ class Host:
             isolation=self._isolation.name,
             rootless=self._isolation.rootless,
             kernel=platform.release(),
+            cannot_sleep=self._sessions.why_not,
         )
 
     # --- containers ------------------------------------------------------------------------------
@@ -234,6 +288,8 @@ class Host:
         message = ContainerChanged(info=container.info, problem=problem)
         if container.state == "exited":
             del self._containers[container.container_id]
+            if container.slept:
+                return  # `SessionSlept` has told it
             if problem is not None:
                 log.warning("Container %s ended: %s", container.container_id, problem.message)
             if not self._link.up:
@@ -244,6 +300,45 @@ class Host:
         container = self._containers.get(command.container_id)
         if container is not None:
             container.stop(command.grace, command.reason)
+
+    def _container_worked(self, container: Container) -> None:
+        self._templates.want(container.spec, container.user, container.work.last_function)
+
+    def _templates_changed(self) -> None:
+        self._link.send(TemplatesChanged(templates=self._templates.infos()))
+
+    # --- sleeping sessions -----------------------------------------------------------------------
+
+    def _sleep_container(self, command: SleepContainer) -> None:
+        container = self._containers.get(command.container_id)
+        if container is not None and not container.sleeping:
+            self._run_aside(self._sleep(container))
+
+    async def _sleep(self, container: Container) -> None:
+        try:
+            slept = await container.sleep()
+            await container.gone.wait()
+        except CheckpointError as error:
+            problem = Problem(error="ConflictError", message=one_line(error))
+            self._link.send(SessionSlept(container_id=container.container_id, problem=problem))
+        except Exception as error:
+            log.exception("Container %s could not be put to sleep.", container.container_id)
+            problem = Problem(error="InternalFailure", message=f"the host failed to write it: {error!r}")
+            self._link.send(SessionSlept(container_id=container.container_id, problem=problem))
+        else:
+            self._link.send(
+                SessionSlept(
+                    container_id=container.container_id, session=slept.session, seconds=slept.seconds
+                )
+            )
+
+    def _forget_session(self, command: ForgetSession) -> None:
+        self._sessions.forget(command.pool_id)
+
+    def _run_aside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
 
     def _shutdown(self, command: Shutdown) -> None:
         self.stop("the gateway said so", command.grace)
@@ -348,6 +443,12 @@ class Host:
         self._forget(call)
         for container in list(self._containers.values()):
             container.work.cancel(call, "cancel", reason)
+
+
+def _prefetch(snapshots: Snapshots, room: int) -> None:
+    """Have what is likely to be restored ready; nobody waits for it."""
+    with contextlib.suppress(SnapshotError):
+        snapshots.prefetch(room)
 
 
 def host_id(folder: Path) -> str:

@@ -35,6 +35,10 @@ __all__ = [
 ]
 
 
+CHILDREN_FOLDER = "children"
+"""In a template's folder: those of the containers that are forked from it."""
+
+
 class CheckpointError(Exception):
     """A container could not be written, or not restored. The message says why, for people."""
 
@@ -183,7 +187,7 @@ class Isolation(ABC):
     async def fork(self, template: ContainerPlan, plan: ContainerPlan) -> Fork:
         """Prepare a container that is forked from a running one with the plan `template`.
 
-        ``plan.folder`` must be in ``template.folder / "children"``. Raises `StartError`.
+        ``plan.folder`` must be in ``template.folder / CHILDREN_FOLDER``. Raises `StartError`.
         """
         raise StartError(self.cannot_fork)
 

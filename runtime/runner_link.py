@@ -71,9 +71,11 @@ class RunnerLink:
         self._told_got = 0
         self._bytes_since_ack = 0
         self._gone = asyncio.Event()
+        self._released: asyncio.Event | None = None
 
     async def listen(self) -> None:
-        """Make the socket. Raises OSError."""
+        """Make the socket, at first and after `release`. Raises OSError."""
+        self._released = None
         self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         listening = socket.socket(socket.AF_UNIX)
         try:
@@ -135,6 +137,24 @@ class RunnerLink:
     def paused(self) -> bool:
         """Whether data frames are held back."""
         return bool(self._pauses)
+
+    def go_on_from(self, sent: int, got: int) -> None:
+        """Count on, before `listen`, from where an earlier link let go of the same runner (see `counts`)."""
+        self._sent, self._got, self._told_got = sent, got, got
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many data frames were sent, and how many have come."""
+        return self._sent, self._got
+
+    async def release(self) -> None:
+        """Have the runner let go of both connections until `listen`: it is about to be written."""
+        self._stop_listening()
+        (self.folder / SOCKET_NAME).unlink(missing_ok=True)
+        if self._channels:
+            self._released = asyncio.Event()
+            self.control({"t": "release"})
+            await self._released.wait()
 
     async def finish(self, timeout: float) -> bool:
         """Its process is gone: wait until all that it sent was passed on; False after `timeout` seconds."""
@@ -226,7 +246,10 @@ class RunnerLink:
         del self._channels[channel.name]
         if channel.name == "data":
             self._gone.set()
-        self._listener.runner_away()
+        if self._released is None:
+            self._listener.runner_away()
+        elif not self._channels:
+            self._released.set()
 
     def malformed(self, channel: _Channel, reason: str) -> None:
         """What came is not a frame."""

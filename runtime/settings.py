@@ -60,6 +60,12 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """``{"H100" = 1}`` offers a GPU that is not there: code runs without it, and can be told so."""
     criu: str = ""
     """Path of the CRIU to use; "" looks for one."""
+    templates: bool = True
+    """Whether containers are forked from templates, and restored from snapshots of these."""
+    template_memory: int | None = None
+    """MiB that templates of which nothing runs may take together; None is a tenth of `memory`."""
+    snapshots: str = ""
+    """Folder of the snapshots, which several hosts may share; "" is ``snapshots`` in ``$SKYLIFT_HOME``."""
     snapshot_store: int = 16384
     """MiB that snapshots of templates may take in the store; the least recently used ones go."""
     snapshot_cache: int = 8192
@@ -72,6 +78,10 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def cpus_offered(self) -> float:
         """Cores."""
         return self.cpus if self.cpus is not None else float(len(os.sched_getaffinity(0)))
+
+    def template_budget(self) -> int:
+        """MiB."""
+        return self.template_memory if self.template_memory is not None else self.memory_offered() // 10
 
     def default_memory_limit(self) -> int:
         """MiB; 0 is none."""

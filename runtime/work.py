@@ -81,6 +81,8 @@ class ContainerWork:
         self.current: Task | None = None
         self.waiting: deque[Task] = deque()
         self.output: ContainerOutput | None = None
+        self.last_function = ""
+        """The function that it has run last."""
         self.peak_memory = 0
         """Bytes, as last seen."""
         self._container_id = container_id
@@ -108,6 +110,10 @@ class ContainerWork:
         if self.current is None:
             self.go_on()
 
+    def close(self) -> None:
+        """Begin nothing more until `open`."""
+        self._open = False
+
     def open(self) -> None:
         """The runner is ready."""
         self._open = True
@@ -130,6 +136,7 @@ class ContainerWork:
         call = task.call
         task.payloads = ()
         task.begun = True
+        self.last_function = call.function_id
         task.runner = runner
         task.pipes = Producer(call.call_id, call.window, self._resume_pipes)
         self._watch.start(call.timeout)

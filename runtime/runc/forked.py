@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,8 +19,9 @@ from skylift.runtime.runc.cgroups import Cgroups
 from skylift.runtime.runc.commands import CommandError, within
 from skylift.runtime.runc.config import MASKED_PATHS, READONLY_PATHS
 from skylift.runtime.runc.container import close_quietly
+from skylift.runtime.runc.mounts import make_mount_points
 from skylift.runtime.runc.networks import Attachment
-from skylift.runtime.runc.own_cgroups import procs_files
+from skylift.runtime.runc.own_cgroups import entrances
 from skylift.runtime.runc.template import CHILDREN
 from skylift.runtime.template_link import memory_file
 
@@ -60,7 +61,7 @@ class RuncFork(Fork):
         out, out_end = os.pipe()
         err, err_end = os.pipe()
         self._output = (out, err)
-        files = procs_files(parts.cgroups, parts.plan.container_id) if parts.cgroups is not None else []
+        files = entrances(parts.cgroups, parts.plan.container_id) if parts.cgroups is not None else []
         self.descriptors = (
             out_end,
             err_end,
@@ -89,16 +90,20 @@ class RuncFork(Fork):
     async def born(self, status: Awaitable[int]) -> ContainerProcess:
         close_quietly(*self.descriptors)
         pid = 0
+        attachment: Attachment | None = None
         try:
-            pid = await within(self._unshared(), BIRTH_TIMEOUT)
+            pid = await within(self._heard(), BIRTH_TIMEOUT)
             process = ForkedProcess(pid, status)
             attachment = await self._parts.connect(pid)
             await asyncio.get_running_loop().sock_sendall(self._ear, b"go")
+            await within(self._heard(), BIRTH_TIMEOUT)
         except BaseException as error:
             if pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             reason = self._said() or str(error) or "it said nothing in time"
+            if attachment is not None:
+                await attachment.close()
             await self.abandon()
             if isinstance(error, CommandError | OSError | asyncio.TimeoutError):
                 raise StartError(
@@ -116,8 +121,9 @@ class RuncFork(Fork):
             self._ear.close()
             await self._parts.take_back()
 
-    async def _unshared(self) -> int:
-        """The pid of the forked process, once its namespaces are there."""
+    async def _heard(self) -> int:
+        """The pid of the forked process, once it says something: that its namespaces are there, and then that
+        it is ready."""
         loop, readable = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._ear.fileno(), readable.set)
         try:
@@ -164,7 +170,9 @@ class ForkedProcess:
             self._pidfd = -1
 
 
-def make_layer(plan: ContainerPlan, address: str, owner: tuple[int, int]) -> Path:
+def make_layer(
+    plan: ContainerPlan, address: str, binds: Iterable[Bind], skeleton: Path, owner: tuple[int, int]
+) -> Path:
     """The folders of a forked container's overlay, below the template's; they are its root's. Raises OSError.
 
     Of the template's own files it sees all but ``/tmp``.
@@ -179,6 +187,8 @@ def make_layer(plan: ContainerPlan, address: str, owner: tuple[int, int]) -> Pat
     os.setxattr(folder / "upper/tmp", "user.overlay.opaque", b"y")
     for path in (plan.folder, folder, *folder.rglob("*")):
         os.chown(path, *owner)
+    hidden = [bind for bind in binds if bind.target.startswith("/tmp/")]  # noqa: S108
+    make_mount_points(hidden, folder / "upper", skeleton, owner)
     return folder
 
 

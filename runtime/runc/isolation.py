@@ -37,7 +37,7 @@ from skylift.runtime.runc.bpf import seccomp_program
 from skylift.runtime.runc.bridge import BridgeNetwork, Pair
 from skylift.runtime.runc.cgroups import Cgroups
 from skylift.runtime.runc.checkpoint_files import CriuHere
-from skylift.runtime.runc.checkpoint_restore import Place, restore_container
+from skylift.runtime.runc.checkpoint_restore import NO_ADDRESS, Place, restore_container
 from skylift.runtime.runc.commands import CommandError
 from skylift.runtime.runc.config import Placement, build_config, environment, terminal_options
 from skylift.runtime.runc.container import RuncContainer, close_quietly, remove_tree
@@ -287,7 +287,8 @@ class RuncIsolation(Isolation):
         try:
             if self._spare_links is not None and not plan.block_network:
                 pair = await self._spare_links.take()
-            make_layer(plan, pair.address if pair is not None else "127.0.1.1", self._maps.owner)
+            address = pair.address if pair is not None else NO_ADDRESS
+            make_layer(plan, address, binds, self._roots.skeleton, self._maps.owner)
             placement = self._placement(plan, None, memory_limit)
             if self._cgroups is not None:
                 make_cgroups(self._cgroups, plan.container_id, placement.resources)

@@ -40,7 +40,7 @@ class Roots:
 
     def __init__(self, skeleton: Path, maps: IdMaps, prefix: Sequence[str]) -> None:
         """`prefix` runs a command in the keeper's user namespace; empty where the host is root."""
-        self._skeleton = skeleton
+        self.skeleton = skeleton
         self._maps = maps
         self._prefix = list(prefix)
         self._overlay = True
@@ -87,14 +87,14 @@ class Roots:
         """Make a container's own layer in `folder`. Raises OSError."""
         (upper,) = self.prepare_layers(folder, 1)
         if not self._overlay:
-            subprocess.run(["cp", "-a", f"{self._skeleton}/.", str(upper)], check=True)
+            subprocess.run(["cp", "-a", f"{self.skeleton}/.", str(upper)], check=True)
         (upper / "etc").mkdir(exist_ok=True)
         for path, text in (("etc/hosts", host_names(address, hostname)), ("etc/hostname", f"{hostname}\n")):
             (upper / path).write_text(text, encoding="utf-8")
         if not self._prefix:
             for path in ("", "etc", "etc/hosts", "etc/hostname"):
                 os.chown(upper / path, *self._maps.owner)
-        make_mount_points(binds, upper, self._skeleton, self._maps.owner)
+        make_mount_points(binds, upper, self.skeleton, self._maps.owner)
 
     def command(self, folder: Path, command: Sequence[str], before: Sequence[str] = ()) -> list[str]:
         """`command`, to be run in `folder` with the container's root mounted, after the command `before`."""
@@ -110,7 +110,7 @@ class Roots:
         """What the overlay is made of; its upper layer, or the root itself where there is none."""
         for name in ("root", "upper", "work"):
             (folder / name).mkdir(parents=True)
-        (folder / "lower").symlink_to(self._skeleton)
+        (folder / "lower").symlink_to(self.skeleton)
         return self.own_layer(folder)
 
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from skylift.runtime.isolation import Bind, ContainerPlan
+from skylift.runtime.isolation import CHILDREN_FOLDER, Bind, ContainerPlan
 
 CHILDREN = "/.skylift"
 """Where a template sees the folders of the containers that are forked from it."""
-CHILDREN_FOLDER = "children"
-"""In the template's own folder."""
 
 CAPABILITIES = [
     "CAP_SYS_ADMIN",

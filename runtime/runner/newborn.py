@@ -17,7 +17,8 @@ What it is to be comes in a request of the host's:
 ``cgroups``, ``seccomp``    how many of the descriptors are for that
 
 The descriptors: standard output and error, the cgroups' files, the seccomp program, the host's ear. The host
-hears when the namespaces are there, and answers when the network's device is in them.
+hears when the namespaces are there, and answers when the network's device is in them; and it hears when all is
+done, just before the runner begins.
 """
 
 from __future__ import annotations
@@ -34,13 +35,8 @@ from .randomness import reseed
 if TYPE_CHECKING:
     from .functions import Functions
 
-_NEW = (
-    kernel.CLONE_NEWNS
-    | kernel.CLONE_NEWIPC
-    | kernel.CLONE_NEWUTS
-    | kernel.CLONE_NEWNET
-    | kernel.CLONE_NEWCGROUP
-)
+_NEW = kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWNET
+"""Besides that of cgroups, which must begin in the container's own."""
 _PLAIN = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS = {
@@ -91,12 +87,15 @@ class Newborn:
     def _settle(self) -> None:
         """Everything that takes privileges, and their end."""
         request, (out, err, *others) = self._request, self._descriptors
-        count = request["cgroups"]
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        count, ear = request["cgroups"], others[-1]
+        kernel.unshare(_NEW)
+        os.write(ear, b"unshared")
+        # The kernel takes a while for this, and for the network's device: so both at once.
         for descriptor in others[:count]:
             os.write(descriptor, b"0")
-        kernel.unshare(_NEW)
-        ear = others[-1]
-        os.write(ear, b"unshared")
+        kernel.unshare(kernel.CLONE_NEWCGROUP)
         os.setsid()
         kernel.set_host_name(request["hostname"])
         self._make_root()
@@ -104,15 +103,15 @@ class Newborn:
             os._exit(71)  # the host has given up
         self._connect()
         program = _read(others[count]) if request["seccomp"] else b""
-        os.dup2(out, 1)
-        os.dup2(err, 2)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
-        for descriptor in {null, *self._descriptors} - {0, 1, 2}:
+        for descriptor in {null, *self._descriptors} - {0, 1, 2, ear}:
             os.close(descriptor)
         kernel.drop_capabilities()
         if program:
             kernel.load_seccomp(program)
+        os.write(ear, b"ready")
+        os.close(ear)
 
     # --- its root --------------------------------------------------------------------------------
 

@@ -97,6 +97,7 @@ class Template:
         elif kind == "become":
             self._let_go()
             self._close_own()
+            gc.unfreeze()
             return Newborn(message, descriptors, self._functions)
         elif kind == "release":
             self._let_go()
@@ -108,6 +109,8 @@ class Template:
     def _preload(self, message: Message, descriptors: list[int]) -> None:
         problem = ""
         try:
+            # What a container needs at once is shared by all.
+            importlib.import_module(f"{__package__}.serve")
             for name in message["modules"]:
                 # What is missing or broken is told to the call that needs it.
                 with contextlib.suppress(Exception):
@@ -202,7 +205,6 @@ class Template:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(self._wake)
         os.close(self._woken)
-        gc.unfreeze()
 
     # --- its host --------------------------------------------------------------------------------
 

@@ -144,6 +144,8 @@ class StartContainer(Message, frozen=True, kw_only=True):
     """Which of the spec's choices to take."""
     token: str = ""
     """With which code in the container may speak to the gateway; "" gives it no way there."""
+    user: str = ""
+    """Whose it is: users share no templates."""
     wake: SnapshotRef | None = None
     """The sleeping session that it is to be. Where it cannot be woken, the container does not start."""
 

@@ -1,0 +1,449 @@
+"""The templates of a host: made, written to the store, restored from it, let go.
+
+A template is for all containers whose specs have equal keys (`template_key`). It is made in the background,
+once a container of that key has been started cold and has had its first call; then it is written to the
+store, before its first fork (what is written must have no children). A host that finds it there restores it
+instead of making it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from skylift.runtime.code_cache import CodeCache
+from skylift.runtime.container_files import RUNNER, SOCKET_FOLDER, library_binds, remove_folder
+from skylift.runtime.container_output import ContainerOutput
+from skylift.runtime.isolation import (
+    Bind,
+    CheckpointError,
+    ContainerPlan,
+    ContainerProcess,
+    Isolation,
+    StartError,
+)
+from skylift.runtime.settings import HostSettings
+from skylift.runtime.snapshot_errors import SnapshotDamagedError, SnapshotError, SnapshotMissingError
+from skylift.runtime.snapshots import Snapshots
+from skylift.runtime.template_link import SOCKET_NAME, Prepared, TemplateGoneError, TemplateLink
+from skylift.wire import FunctionSpec, SnapshotRef, TemplateInfo, TemplateState, new_id
+
+MIB = 1024 * 1024
+MAX_TEMPLATES = 16
+NOTHING_TO_GAIN = "it imports nothing"
+
+log = logging.getLogger(__name__)
+
+
+def template_key(spec: FunctionSpec, user: str) -> str:
+    """What containers must have in common to be forked from one template; 32 hex digits."""
+    return blake3(
+        msgspec.msgpack.encode(
+            (
+                user,
+                spec.image.fingerprint,
+                spec.image.python,
+                spec.image.sys_path,
+                [mount.path for mount in spec.image.mounts],
+                sorted(spec.image.env.items()),
+                sorted(spec.env.items()),
+                bool(spec.session),
+                spec.preload,
+                spec.template_code,
+                spec.parameters,
+            )
+        )
+    ).hexdigest(16)
+
+
+class Template:
+    """One template, or why there is none."""
+
+    def __init__(self, key: str, spec: FunctionSpec) -> None:
+        self.key = key
+        self.spec = spec
+        self.template_id = new_id("tp")
+        self.label = "sessions" if spec.session else f"{spec.app}.{spec.name}"
+        self.state: TemplateState = "making"
+        self.reason = ""
+        self.restored = False
+        self.snapshot: SnapshotRef | None = None
+        self.created = time.time()
+        self.used = time.monotonic()
+        self.forks: set[str] = set()
+        self.plan: ContainerPlan | None = None
+        self.process: ContainerProcess | None = None
+        self.link: TemplateLink | None = None
+        self.settled = asyncio.Event()
+        """It is not about to be made or restored any more."""
+
+    @property
+    def forkable(self) -> bool:
+        """Whether containers can be forked from it now."""
+        return self.state == "ready" and self.process is not None
+
+    def info(self, host_id: str) -> TemplateInfo:
+        """What people are told of it."""
+        return TemplateInfo(
+            template_id=self.template_id,
+            host_id=host_id,
+            label=self.label,
+            state=self.state,
+            reason=self.reason,
+            forks=len(self.forks),
+            memory=self.process.use().memory if self.process is not None else 0,
+            restored=self.restored,
+            snapshot=self.snapshot,
+            created=self.created,
+        )
+
+
+class TemplateServices(msgspec.Struct, frozen=True, kw_only=True):
+    """What templates are made with."""
+
+    host_id: str
+    folder: Path
+    """Theirs."""
+    settings: HostSettings
+    isolation: Isolation
+    codes: CodeCache
+    threads: Executor
+    changed: Callable[[], None]
+    """One came, went, or became another."""
+
+
+class Templates:
+    """Keeps them."""
+
+    def __init__(self, services: TemplateServices) -> None:
+        self.snapshots: Snapshots | None = None
+        """None until it is opened, and where containers cannot be written."""
+        self._services = services
+        self._isolation = services.isolation
+        self._known: dict[str, Template] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def infos(self) -> tuple[TemplateInfo, ...]:
+        """What there is now."""
+        return tuple(template.info(self._services.host_id) for template in self._known.values())
+
+    def why_never(self, spec: FunctionSpec) -> str:
+        """Why containers of this spec cannot come from a template here; "" where they can."""
+        if not self._services.settings.templates:
+            return "templates are switched off (templates = false in [host] of config.toml)"
+        if self._isolation.cannot_fork:
+            return self._isolation.cannot_fork
+        if not spec.session and not spec.preload and not spec.template_code:
+            return NOTHING_TO_GAIN
+        return ""
+
+    def find(self, key: str) -> Template | None:
+        """The template with that key, in whatever state."""
+        template = self._known.get(key)
+        if template is not None:
+            template.used = time.monotonic()
+        return template
+
+    def note_unforkable(self, key: str, spec: FunctionSpec, ref: SnapshotRef, reason: str) -> Template:
+        """A snapshot was found of a template that only its snapshot can stand for."""
+        template = self._known[key] = Template(key, spec)
+        template.state, template.reason, template.snapshot = "unforkable", reason, ref
+        template.settled.set()
+        self._services.changed()
+        return template
+
+    # --- making ----------------------------------------------------------------------------------
+
+    def want(self, spec: FunctionSpec, user: str, function_id: str) -> None:
+        """A container of this spec has been started cold, and works: make a template, if there is none.
+
+        `function_id` has the code of its class, where its spec has ``template_code``.
+        """
+        key = template_key(spec, user)
+        if self._closed or key in self._known or self.why_never(spec):
+            return
+        template = self._known[key] = Template(key, spec)
+        self._run(self._make(template, function_id))
+
+    async def restore(self, key: str, spec: FunctionSpec, ref: SnapshotRef) -> Template:
+        """The template that a snapshot is of, running here. Raises `CheckpointError`, `SnapshotError`."""
+        template = self._known.get(key)
+        if template is None or template.state == "failed":
+            template = self._known[key] = Template(key, spec)
+            template.snapshot, template.restored = ref, True
+            self._run(self._restore(template, ref))
+        await template.settled.wait()
+        if not template.forkable:
+            raise CheckpointError(template.reason or "it has ended")
+        return template
+
+    async def _make(self, template: Template, function_id: str) -> None:
+        try:
+            code = None
+            if template.spec.template_code:
+                loop = asyncio.get_running_loop()
+                data = await loop.run_in_executor(
+                    self._services.threads, self._services.codes.read, function_id
+                )
+                code = (function_id, data)
+            prepared = await self._start_and_preload(template, code, forkable=True)
+            if prepared.unforkable and self._may_write(template):
+                # What is not forked needs none of the rights that forking takes.
+                await self._end(template)
+                template.template_id = new_id("tp")
+                await self._start_and_preload(template, code, forkable=False)
+            await self._write(template, forkable=not prepared.unforkable)
+            if prepared.unforkable:
+                template.reason = prepared.unforkable
+                template.state = "unforkable" if template.snapshot is not None else "failed"
+                await self._end(template)
+            else:
+                template.state = "ready"
+        except Exception as error:
+            await self._failed(template, error)
+        finally:
+            template.settled.set()
+            self._services.changed()
+            self._evict()
+
+    async def _start_and_preload(
+        self, template: Template, code: tuple[str, bytes] | None, *, forkable: bool
+    ) -> Prepared:
+        plan = self._plan(template, forkable=forkable)
+        template.plan = plan
+        link = template.link = TemplateLink(plan.folder / "run")
+        plan.folder.mkdir(mode=0o700, parents=True)
+        link.listen()
+        process = template.process = await self._isolation.create(plan)
+        self._watch(template, process, link)
+        spec = template.spec
+        prepared = await asyncio.wait_for(self._preload(link, spec, code), timeout=spec.startup_timeout)
+        if prepared.problem:
+            raise StartError(f"its imports failed: {prepared.problem}")
+        return prepared
+
+    async def _preload(
+        self, link: TemplateLink, spec: FunctionSpec, code: tuple[str, bytes] | None
+    ) -> Prepared:
+        await link.came()
+        return await link.preload(spec.preload, session=bool(spec.session), code=code)
+
+    def _may_write(self, template: Template) -> bool:
+        if self.snapshots is None:
+            template.reason = f"no snapshot: {self._isolation.cannot_checkpoint}"
+        return self.snapshots is not None
+
+    async def _write(self, template: Template, *, forkable: bool) -> None:
+        """Write it to the store, where that can be done; else its reason says why not."""
+        snapshots, process, link = self.snapshots, template.process, template.link
+        if not self._may_write(template):
+            return
+        assert snapshots is not None
+        assert process is not None
+        assert link is not None
+        folder = self._services.folder / f"{template.template_id}.images"
+        try:
+            why = await self.in_thread(snapshots.why_not_written, template.key)
+            if why:
+                raise CheckpointError(why)
+            folder.mkdir(mode=0o711)
+            await link.release()
+            try:
+                await process.checkpoint(folder)
+                if forkable:
+                    await process.resume()
+            finally:
+                if forkable:
+                    link.listen()
+            if forkable:
+                await link.came()
+            metadata = {"forkable": forkable, "reason": "" if forkable else template.reason}
+            template.snapshot = await self.in_thread(
+                lambda: snapshots.write(
+                    "template",
+                    template.key,
+                    folder,
+                    image=template.spec.image.fingerprint,
+                    metadata=metadata,
+                )
+            )
+        except (CheckpointError, SnapshotError) as error:
+            template.reason = f"no snapshot: {error}"
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # --- restoring -------------------------------------------------------------------------------
+
+    async def _restore(self, template: Template, ref: SnapshotRef) -> None:
+        snapshots = self.snapshots
+        assert snapshots is not None
+        try:
+            plan = template.plan = self._plan(template, forkable=True)
+            plan.folder.mkdir(mode=0o700, parents=True)
+            link = template.link = TemplateLink(plan.folder / "run")
+            link.listen()
+            process = await self.restore_snapshot(snapshots, plan, ref)
+            template.process = process
+            self._watch(template, process, link)
+            await asyncio.wait_for(link.came(), timeout=template.spec.startup_timeout)
+            template.state = "ready"
+        except Exception as error:
+            await self.retire(ref, error)
+            await self._failed(template, error)
+        finally:
+            template.settled.set()
+            self._services.changed()
+            self._evict()
+
+    async def restore_snapshot(
+        self, snapshots: Snapshots, plan: ContainerPlan, ref: SnapshotRef
+    ) -> ContainerProcess:
+        """A container as a snapshot has it. Raises `CheckpointError`, `SnapshotError`."""
+        unpacked = await self.in_thread(snapshots.open, ref)
+        try:
+            await asyncio.wrap_future(unpacked.small)
+            process = await self._isolation.restore(
+                plan, unpacked.folder, unpacked.whole if unpacked.fresh else None
+            )
+        finally:
+            unpacked.release()
+        self._services.threads.submit(snapshots.used, ref)
+        return process
+
+    async def retire(self, ref: SnapshotRef, error: Exception) -> None:
+        """It could not be restored: see to it that nobody tries again, unless it was the store's fault."""
+        kinds = (CheckpointError, SnapshotDamagedError, SnapshotMissingError, TemplateGoneError)
+        snapshots = self.snapshots
+        if snapshots is not None and isinstance(error, (*kinds, asyncio.TimeoutError)):
+            with contextlib.suppress(SnapshotError):
+                await self.in_thread(snapshots.retire, ref, one_line(error))
+
+    # --- ends ------------------------------------------------------------------------------------
+
+    def fork_failed(self, template: Template, reason: str) -> None:
+        """A container could not be forked from it: no more are."""
+        if template.state == "ready":
+            template.state = "failed"
+            template.reason = reason
+            self._services.changed()
+            self._evict()
+
+    def fork_ended(self, template: Template, container_id: str) -> None:
+        """A container that was forked from it is gone."""
+        template.forks.discard(container_id)
+        self._evict()
+
+    async def close(self) -> None:
+        """End them all; their forks end with them."""
+        self._closed = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(self._end(template) for template in self._known.values()))
+        self._known.clear()
+
+    async def _failed(self, template: Template, error: Exception) -> None:
+        template.state = "failed"
+        template.reason = one_line(error)
+        log.warning("No template of %s: %s", template.label, template.reason)
+        await self._end(template)
+
+    async def _end(self, template: Template) -> None:
+        process, link, plan = template.process, template.link, template.plan
+        template.process = template.link = None
+        if process is not None:
+            with contextlib.suppress(Exception):
+                await process.kill()
+        if link is not None:
+            link.gone("the template has ended")
+        if process is not None:
+            try:
+                await process.remove()
+            except Exception:
+                log.exception("Template %s could not be removed completely.", template.template_id)
+        if plan is not None:
+            remove_folder(plan.folder)
+
+    def _watch(self, template: Template, process: ContainerProcess, link: TemplateLink) -> None:
+        output = ContainerOutput(process.output, lambda _stream, _text: None)
+
+        async def until_it_ends() -> None:
+            status = await process.wait()
+            output.flush()
+            said = output.tail()
+            output.close()
+            if template.process is not process:
+                return
+            reason = f"the template ended by itself (exit status {status.code})"
+            if status.oom:
+                reason = "the template ran out of memory"
+            log.warning("Template of %s: %s. %s", template.label, reason, said)
+            link.gone(reason)
+            if template.state in ("ready", "making"):
+                template.state, template.reason = "failed", reason
+            await self._end(template)
+            self._services.changed()
+
+        self._run(until_it_ends())
+
+    def _evict(self) -> None:
+        """Let go of the least recently used templates that nothing runs of, and that there is no room for."""
+        if self._closed:
+            return
+        idle = [each for each in self._known.values() if not each.forks and each.settled.is_set()]
+        idle.sort(key=lambda each: each.used)
+        used = sum(each.process.use().memory for each in self._known.values() if each.process is not None)
+        living = sum(1 for each in self._known.values() if each.process is not None)
+        for template in idle:
+            if used <= self._services.settings.template_budget() * MIB and living <= MAX_TEMPLATES:
+                break
+            if template.process is not None:
+                used -= template.process.use().memory
+                living -= 1
+                del self._known[template.key]
+                self._run(self._end(template))
+                self._services.changed()
+
+    # --- parts -----------------------------------------------------------------------------------
+
+    def _plan(self, template: Template, *, forkable: bool) -> ContainerPlan:
+        spec = template.spec
+        folder = self._services.folder / template.template_id
+        return ContainerPlan(
+            container_id=template.template_id,
+            folder=folder,
+            image=spec.image,
+            command=[spec.image.python, RUNNER],
+            env={**spec.env, "SKYLIFT_TEMPLATE": f"{SOCKET_FOLDER}/{SOCKET_NAME}"},
+            memory_limit=spec.memory_limit,
+            block_network=True,
+            binds=(*library_binds(), Bind(folder / "run", SOCKET_FOLDER)),
+            template=forkable,
+        )
+
+    async def in_thread(self, function: Callable[..., Any], *arguments: object) -> Any:
+        """What a function that may block returns."""
+        return await asyncio.get_running_loop().run_in_executor(self._services.threads, function, *arguments)
+
+    def _run(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def one_line(error: BaseException) -> str:
+    """For reasons."""
+    if isinstance(error, asyncio.TimeoutError):
+        return "it took too long"
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
