@@ -17,7 +17,7 @@ from benchmarks.floor import copy_once
 from benchmarks.harness import print_result, print_table, take_turns
 from benchmarks.homes import Home, skylift_home
 from benchmarks.peers_ray import ray_peer
-from benchmarks.peers_runc import RuncBundle, RuncPeer, runc_peer
+from benchmarks.peers_runc import RuncPeer, runc_peer
 
 ROUNDS = 7
 MIB = 1024 * 1024
@@ -32,7 +32,12 @@ for line in sys.stdin:
 """
 """The same as a program: makes the model, and answers each number that it reads."""
 
-FORK, RESTORE, STORE, COLD = "Skylift: fork", "Skylift: restore", "Skylift: restore, from the store", "Skylift: cold"
+FORK, RESTORE, STORE, COLD = (
+    "Skylift: fork",
+    "Skylift: restore",
+    "Skylift: restore, from the store",
+    "Skylift: cold",
+)
 RUNC_RESTORE, RUNC_RUN, RAY = "runc restore", "runc run", "Ray: a new actor"
 
 
@@ -46,7 +51,7 @@ class SkyliftHosts:
         self._warm = stack.enter_context(skylift_home(folder / "warm", self._shared))
         self._cold = stack.enter_context(skylift_home(folder / "cold", "[host]\ntemplates = false\n"))
         _, container, self.value = self._warm.first_result("first", "cold")
-        self.unpacked = int(self._warm.template()["snapshot"]["unpacked"])
+        self.unpacked = int(self._warm.template()["unpacked"])
         self._warm.end(container)
 
     def fork(self) -> float:

@@ -53,7 +53,14 @@ def main(containers: int = CONTAINERS) -> None:
         rows.append((name, cold[number], one, all_of_them, extra, extra / cold[number]))
     print_table(
         f"{containers} containers of a model, each after its first result, in MB",
-        ("counted by", "one, cold", "template and 1", f"and {containers}", "each beyond the first", "of a cold one"),
+        (
+            "counted by",
+            "one, cold",
+            "template and 1",
+            f"and {containers}",
+            "each beyond the first",
+            "of a cold one",
+        ),
         rows,
     )
     fraction, extra, one_cold = max(shares)

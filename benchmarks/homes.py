@@ -46,7 +46,9 @@ class Home:
         (container,) = (each for each in self.get("/v1/containers") if each["app"] == app)
         if container["path"] != path:
             reason = container.get("path_reason") or "no reason is given"
-            raise HomeError(f"{app} should start by the path {path!r}; it was {container['path']!r}: {reason}")
+            raise HomeError(
+                f"{app} should start by the path {path!r}; it was {container['path']!r}: {reason}"
+            )
         if value is not None and abs(answer["value"] - value) > 1e-3 * abs(value):
             raise HomeError(f"{app} answered {answer['value']} and not {value}")
         return answer["ms"], container["container_id"], answer["value"]
@@ -78,7 +80,7 @@ class Home:
         """The template of the model, once it can be forked and is in the store."""
         listed = self.wait_for("/v1/templates", lambda listed: bool(listed) and _settled(listed[0]))
         template: dict[str, Any] = listed[0]
-        if template["state"] != "ready" or not template.get("snapshot"):
+        if template["state"] != "ready" or not template.get("unpacked"):
             raise HomeError(f"the template cannot be used: {template}")
         return template
 
