@@ -161,6 +161,11 @@ class Container:
             exit_reason=self.exit_reason,
         )
 
+    @property
+    def has_real_gpus(self) -> bool:
+        """Whether it sees GPUs that are there."""
+        return any(not gpu.simulated for gpu in self.gpus)
+
     def use(self) -> ResourceUse:
         """What it uses now."""
         if self._process is None:
@@ -243,8 +248,9 @@ class Container:
             attempt: Attempt = paths.wake(self.container_id, self._wake)
             await self._count_on(self._wake)
         else:
-            real = any(not gpu.simulated for gpu in self.gpus)
-            attempt = await paths.choose(self.container_id, self.spec, self.user, real_gpus=real)
+            attempt = await paths.choose(
+                self.container_id, self.spec, self.user, real_gpus=self.has_real_gpus
+            )
         while True:
             self._attempt = attempt
             self._path_reason = attempt.reason

@@ -67,6 +67,15 @@ class GpuInventory:
         """All of them, as they travel."""
         return tuple(gpu.info(self._holders.get(gpu.uuid, "")) for gpu in self.gpus)
 
+    def real(self) -> tuple[Gpu, ...]:
+        """Those that are there."""
+        return tuple(gpu for gpu in self.gpus if not gpu.simulated)
+
+    @property
+    def driver(self) -> str:
+        """Version of NVIDIA's driver; "" where there is none."""
+        return self._nvml.driver() if self._nvml is not None else ""
+
     def take(self, request: GpuRequest, container_id: str) -> tuple[Gpu, ...]:
         """Give GPUs to a container.
 

@@ -97,6 +97,7 @@ class Host:
                 folder=home / "host" / "templates",
                 settings=settings,
                 isolation=isolation,
+                gpus=gpus,
                 codes=self._codes,
                 threads=self._threads,
                 changed=self._templates_changed,
@@ -302,7 +303,12 @@ class Host:
             container.stop(command.grace, command.reason)
 
     def _container_worked(self, container: Container) -> None:
-        self._templates.want(container.spec, container.user, container.work.last_function)
+        self._templates.want(
+            container.spec,
+            container.user,
+            container.work.last_function,
+            real_gpus=container.has_real_gpus,
+        )
 
     def _templates_changed(self) -> None:
         self._link.send(TemplatesChanged(templates=self._templates.infos()))

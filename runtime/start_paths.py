@@ -23,7 +23,7 @@ from skylift.runtime.isolation import (
 from skylift.runtime.snapshot_errors import SnapshotError
 from skylift.runtime.snapshots import Snapshots
 from skylift.runtime.template_link import TemplateGoneError, TemplateLink
-from skylift.runtime.templates import NOTHING_TO_GAIN, Template, Templates, one_line, template_key
+from skylift.runtime.templates import NOTHING_TO_GAIN, Template, Templates, one_line
 from skylift.wire import FunctionSpec, SnapshotRef, StartPath
 
 
@@ -199,13 +199,11 @@ class StartPaths:
         """The fastest way that there is now for a container of this spec."""
         templates = self._templates
         why = templates.why_never(spec)
-        if not why and real_gpus:
-            why = "it has the devices of a GPU, which its template has not"
         if why:
             # Of what nobody would expect otherwise nothing is said.
             said = "" if self._isolation.name == "process" or why == NOTHING_TO_GAIN else why
             return self.cold(container_id, said)
-        key = template_key(spec, user)
+        key = templates.key(spec, user, real_gpus=real_gpus)
         template = templates.find(key)
         if template is not None and template.restored and not template.settled.is_set():
             await template.settled.wait()
@@ -214,10 +212,10 @@ class StartPaths:
             if isinstance(found, str):
                 return self.cold(container_id, found)
             if not found.forkable:
-                template = templates.note_unforkable(key, spec, found.ref, found.reason)
+                template = templates.note_unforkable(key, spec, found.ref, found.reason, real_gpus=real_gpus)
             else:
                 try:
-                    template = await templates.restore(key, spec, found.ref)
+                    template = await templates.restore(key, spec, found.ref, real_gpus=real_gpus)
                 except (CheckpointError, SnapshotError) as error:
                     return self.cold(container_id, one_line(error))
                 return Forked(container_id, templates, template, self._isolation, "restore")

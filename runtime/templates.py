@@ -24,6 +24,7 @@ from blake3 import blake3
 from skylift.runtime.code_cache import CodeCache
 from skylift.runtime.container_files import RUNNER, SOCKET_FOLDER, library_binds, remove_folder
 from skylift.runtime.container_output import ContainerOutput
+from skylift.runtime.gpus import Gpu, GpuInventory
 from skylift.runtime.isolation import (
     Bind,
     CheckpointError,
@@ -45,8 +46,11 @@ NOTHING_TO_GAIN = "it imports nothing"
 log = logging.getLogger(__name__)
 
 
-def template_key(spec: FunctionSpec, user: str) -> str:
-    """What containers must have in common to be forked from one template; 32 hex digits."""
+def template_key(spec: FunctionSpec, user: str, devices: str = "") -> str:
+    """What containers must have in common to be forked from one template; 32 hex digits.
+
+    `devices` says which GPUs the template sees, where its containers are to have some.
+    """
     return blake3(
         msgspec.msgpack.encode(
             (
@@ -61,6 +65,7 @@ def template_key(spec: FunctionSpec, user: str) -> str:
                 spec.preload,
                 spec.template_code,
                 spec.parameters,
+                devices,
             )
         )
     ).hexdigest(16)
@@ -69,9 +74,11 @@ def template_key(spec: FunctionSpec, user: str) -> str:
 class Template:
     """One template, or why there is none."""
 
-    def __init__(self, key: str, spec: FunctionSpec) -> None:
+    def __init__(self, key: str, spec: FunctionSpec, gpus: tuple[Gpu, ...]) -> None:
         self.key = key
         self.spec = spec
+        self.gpus = gpus
+        """Those that it sees, so that its containers can: all of the host's, or none."""
         self.template_id = new_id("tp")
         self.label = "sessions" if spec.session else f"{spec.app}.{spec.name}"
         self.state: TemplateState = "making"
@@ -116,6 +123,7 @@ class TemplateServices(msgspec.Struct, frozen=True, kw_only=True):
     """Theirs."""
     settings: HostSettings
     isolation: Isolation
+    gpus: GpuInventory
     codes: CodeCache
     threads: Executor
     changed: Callable[[], None]
@@ -155,9 +163,11 @@ class Templates:
             template.used = time.monotonic()
         return template
 
-    def note_unforkable(self, key: str, spec: FunctionSpec, ref: SnapshotRef, reason: str) -> Template:
+    def note_unforkable(
+        self, key: str, spec: FunctionSpec, ref: SnapshotRef, reason: str, *, real_gpus: bool
+    ) -> Template:
         """A snapshot was found of a template that only its snapshot can stand for."""
-        template = self._known[key] = Template(key, spec)
+        template = self._new(key, spec, real_gpus=real_gpus)
         template.state, template.reason, template.snapshot = "unforkable", reason, ref
         template.settled.set()
         self._services.changed()
@@ -165,22 +175,33 @@ class Templates:
 
     # --- making ----------------------------------------------------------------------------------
 
-    def want(self, spec: FunctionSpec, user: str, function_id: str) -> None:
+    def key(self, spec: FunctionSpec, user: str, *, real_gpus: bool) -> str:
+        """Of the template for containers of this spec."""
+        gpus = self._services.gpus.real() if real_gpus else ()
+        devices = [(gpu.index, gpu.model) for gpu in gpus]
+        return template_key(spec, user, f"{self._services.gpus.driver} {devices}" if gpus else "")
+
+    def want(self, spec: FunctionSpec, user: str, function_id: str, *, real_gpus: bool) -> None:
         """A container of this spec has been started cold, and works: make a template, if there is none.
 
         `function_id` has the code of its class, where its spec has ``template_code``.
         """
-        key = template_key(spec, user)
+        key = self.key(spec, user, real_gpus=real_gpus)
         if self._closed or key in self._known or self.why_never(spec):
             return
-        template = self._known[key] = Template(key, spec)
+        template = self._new(key, spec, real_gpus=real_gpus)
         self._run(self._make(template, function_id))
 
-    async def restore(self, key: str, spec: FunctionSpec, ref: SnapshotRef) -> Template:
+    def _new(self, key: str, spec: FunctionSpec, *, real_gpus: bool) -> Template:
+        gpus = self._services.gpus.real() if real_gpus else ()
+        template = self._known[key] = Template(key, spec, gpus)
+        return template
+
+    async def restore(self, key: str, spec: FunctionSpec, ref: SnapshotRef, *, real_gpus: bool) -> Template:
         """The template that a snapshot is of, running here. Raises `CheckpointError`, `SnapshotError`."""
         template = self._known.get(key)
         if template is None or template.state == "failed":
-            template = self._known[key] = Template(key, spec)
+            template = self._new(key, spec, real_gpus=real_gpus)
             template.snapshot, template.restored = ref, True
             self._run(self._restore(template, ref))
         await template.settled.wait()
@@ -427,6 +448,7 @@ class Templates:
             command=[spec.image.python, RUNNER],
             env={**spec.env, "SKYLIFT_TEMPLATE": f"{SOCKET_FOLDER}/{SOCKET_NAME}"},
             memory_limit=spec.memory_limit,
+            gpus=template.gpus,
             block_network=True,
             binds=(*library_binds(), Bind(folder / "run", SOCKET_FOLDER)),
             template=forkable,
