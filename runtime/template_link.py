@@ -104,7 +104,13 @@ class TemplateLink:
 
     def status(self, container_id: str) -> asyncio.Future[int]:
         """How a container that was forked will have ended: its exit code, or minus a signal."""
-        return self._statuses.setdefault(container_id, self._loop.create_future())
+        status = self._statuses.get(container_id)
+        if status is None:
+            status = self._statuses[container_id] = self._loop.create_future()
+            if self._gone is not None:
+                status.set_result(-9)
+        status.add_done_callback(lambda _: self._statuses.pop(container_id, None))
+        return status
 
     async def release(self) -> None:
         """Have it let go of its connection until `listen` is called again: it is about to be written."""
@@ -173,7 +179,8 @@ class TemplateLink:
         if kind == "prepared" and not self._prepared.done():
             self._prepared.set_result(Prepared(message))
         elif kind == "ended":
-            status = self._statuses.pop(container_id, None)
+            # It is kept until somebody has asked for it.
+            status = self._statuses.get(container_id)
             if status is not None and not status.done():
                 status.set_result(int(message.get("status", -9)))
         elif kind in ("forked", "failed"):

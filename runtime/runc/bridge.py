@@ -10,12 +10,14 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from skylift.runtime.runc.commands import CommandError, run
 from skylift.runtime.runc.namespaces import NamespacesOf
+from skylift.runtime.runc.netlink import delete_link, make_pair
 from skylift.runtime.runc.networks import Attachment, Network
 
 PART_PREFIX = 22
@@ -25,6 +27,9 @@ DEVICE_PREFIX = "sky-"
 CHAIN_PREFIX = "SKYLIFT-"
 
 LOCK = Path("/run/skylift/network.lock")
+LOOK_AGAIN = 1.0
+"""Seconds: looking takes longer than forking a container."""
+
 METADATA = "169.254.0.0/16"
 """Where clouds serve a machine's credentials to whoever asks from it (and names, on port 53)."""
 
@@ -50,6 +55,9 @@ class BridgeNetwork(Network):
         self._hosts: Iterator[ipaddress.IPv4Address] = iter(())
         self._taken: set[ipaddress.IPv4Address] = set()
         self._setting_up = asyncio.Lock()
+        self._repairing: asyncio.Task[None] | None = None
+        self._looked = 0.0
+        """When bridge and rules were last looked at."""
 
     async def start(self) -> None:
         await remove_bridge(self._key)
@@ -112,8 +120,7 @@ COMMIT
 """
 
     async def attach(self, namespaces: NamespacesOf) -> Attachment:
-        async with self._setting_up:
-            await self._set_up()
+        await self._repair()
         address = self._take_address()
         assert self._part is not None
         device = self._next_device()
@@ -154,27 +161,35 @@ COMMIT
         assert self._part is not None
         return str(self._part[1])
 
-    async def make_pairs(self, count: int) -> list[Pair]:
-        """Pairs whose inner ends are still here, for containers to come. Raises `CommandError`."""
+    def reserve(self) -> Pair:
+        """An address and a name, for a container that is to be; see `Pair.connect`. Raises `CommandError`."""
+        return Pair(self, self._next_device(), self._take_address())
+
+    async def connect(self, device: str, pid: int) -> None:
+        """Make a pair of which ``eth0`` is in a process's network namespace, and has no address yet.
+
+        Raises `CommandError`, OSError.
+        """
+        if not Path("/sys/class/net", self.device).exists():  # noqa: ASYNC240
+            await self._repair()
+        elif time.monotonic() - self._looked > LOOK_AGAIN and (
+            self._repairing is None or self._repairing.done()
+        ):
+            self._repairing = asyncio.ensure_future(self._repair_quietly())
+        await asyncio.to_thread(make_pair, device, self.device, self._mtu, "eth0", pid)
+
+    async def _repair(self) -> None:
         async with self._setting_up:
+            self._looked = time.monotonic()
             await self._set_up()
-        pairs: list[Pair] = []
-        batch = ""
-        try:
-            for _ in range(count):
-                pair = Pair(self, self._next_device(), self._take_address())
-                pairs.append(pair)
-                batch += f"link add {pair.device} mtu {self._mtu} type veth "
-                batch += f"peer name {pair.inner} mtu {self._mtu}\n"
-                batch += _join_bridge(pair.device, self.device)
-            await run(["ip", "-batch", "-"], given=batch)
-        except BaseException:
-            for pair in pairs:
-                await pair.close()
-            raise
-        return pairs
+
+    async def _repair_quietly(self) -> None:
+        with contextlib.suppress(CommandError):  # it is said to whoever needs it next
+            await self._repair()
 
     async def close(self) -> None:
+        if self._repairing is not None:
+            await self._repairing
         await remove_bridge(self._key)
 
     def release(self, address: ipaddress.IPv4Address) -> None:
@@ -206,19 +221,26 @@ class Pair(Attachment):
         self.address = str(address)
         self.device = device
         """The outer end."""
-        self.inner = f"{device}p"
-        """The name of the inner end, where it was not made in its container's namespace."""
         self._network = network
         self._closed = False
         self._number = address
+
+    async def connect(self, pid: int) -> None:
+        """Make it, where it was only reserved (see `BridgeNetwork.connect`)."""
+        await self._network.connect(self.device, pid)
+
+    def describe(self) -> Mapping[str, str]:
+        """What a newborn container needs to set its end up (see `runner/newborn.py`)."""
+        network = self._network
+        return {"address": self.address, "mask": network.mask, "gateway": network.gateway}
 
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
             try:
                 # It goes with the container's namespace, but that may take the kernel a while.
-                with contextlib.suppress(CommandError):
-                    await run(["ip", "link", "delete", self.device])
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(delete_link, self.device)
             finally:
                 self._network.release(self._number)
 

@@ -60,7 +60,6 @@ from skylift.runtime.runc.own_cgroups import make as make_cgroups
 from skylift.runtime.runc.roots import Roots
 from skylift.runtime.runc.sandboxes import Sandbox, Sandboxes
 from skylift.runtime.runc.skeleton import Skeletons
-from skylift.runtime.runc.spare_links import SpareLinks, give
 from skylift.runtime.runc.template import children_bind
 from skylift.runtime.settings import MIB, HostSettings
 
@@ -98,7 +97,6 @@ class RuncIsolation(Isolation):
         self._cgroups: Cgroups | None = None
         self._network: Network | None = None
         self._sandboxes: Sandboxes | None = None
-        self._spare_links: SpareLinks | None = None
         self._mapped: HeldNamespaces | None = None
         """A user namespace with the containers' ids, held for `idmapped`."""
         self._roots: Roots
@@ -131,8 +129,6 @@ class RuncIsolation(Isolation):
             if self._network is not None:
                 self._sandboxes = Sandboxes(self._network, self._maps, self._prefix)
                 self._sandboxes.refill()
-            if isinstance(self._network, BridgeNetwork):
-                self._spare_links = SpareLinks(self._network)
             self.cannot_fork = self._why_no_forks()
             self.cannot_checkpoint = await self._find_criu()
         except (CommandError, OSError, ValueError) as error:
@@ -258,7 +254,7 @@ class RuncIsolation(Isolation):
 
         async def connect(pid: int) -> Attachment | None:
             if pair is not None:
-                await asyncio.to_thread(give, pair, pid)
+                await pair.connect(pid)
                 return pair
             if self._network is None or plan.block_network:
                 return None
@@ -285,23 +281,28 @@ class RuncIsolation(Isolation):
             )
 
         try:
-            if self._spare_links is not None and not plan.block_network:
-                pair = await self._spare_links.take()
+            if isinstance(self._network, BridgeNetwork) and not plan.block_network:
+                pair = self._network.reserve()
             address = pair.address if pair is not None else NO_ADDRESS
             make_layer(plan, address, binds, self._roots.skeleton, self._maps.owner)
             placement = self._placement(plan, None, memory_limit)
             if self._cgroups is not None:
-                make_cgroups(self._cgroups, plan.container_id, placement.resources)
+                resources = {**placement.resources, "devices": edits.device_rules}
+                make_cgroups(self._cgroups, plan.container_id, resources)
             return RuncFork(
                 ForkParts(
                     plan=plan,
                     binds=binds,
                     env=environment(plan, edits),
-                    devices=(),
+                    devices=[
+                        mount["destination"].removeprefix("/dev/")
+                        for mount in edits.mounts
+                        if mount["destination"].startswith("/dev/")
+                    ],
                     shm_size=placement.shm_size,
                     terminals=",".join(terminal_options(self._maps)[2:]),
                     cgroups=self._cgroups,
-                    network=self._spare_links.describe(pair) if self._spare_links and pair else None,
+                    network=pair.describe() if pair is not None else None,
                     connect=connect,
                     finish=finish,
                     take_back=take_back,
@@ -315,9 +316,6 @@ class RuncIsolation(Isolation):
 
     async def close(self) -> None:
         self._ready = False
-        if self._spare_links is not None:
-            await self._spare_links.close()
-            self._spare_links = None
         if self._sandboxes is not None:
             await self._sandboxes.close()
             self._sandboxes = None

@@ -24,13 +24,7 @@ _PR_CAPBSET_DROP, _PR_SET_SECCOMP, _PR_SET_NAME, _PR_CAP_AMBIENT = 24, 22, 15, 4
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION = 0x20080522
-_SIOCADDRT, _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCSIFNAME = (
-    0x890B,
-    0x8914,
-    0x8916,
-    0x891C,
-    0x8923,
-)
+_SIOCADDRT, _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x890B, 0x8914, 0x8916, 0x891C
 _UP, _RUNNING = 0x1, 0x40
 _RTF_UP, _RTF_GATEWAY = 0x1, 0x2
 
@@ -114,12 +108,6 @@ def bring_up(device: str) -> None:
     """Switch a network interface on."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", device.encode(), _UP | _RUNNING))
-
-
-def rename_device(device: str, name: str) -> None:
-    """Give a network interface, which is off, another name."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        fcntl.ioctl(sock, _SIOCSIFNAME, struct.pack("16s16s", device.encode(), name.encode()))
 
 
 def set_address(device: str, address: str, mask: str) -> None:

@@ -13,12 +13,12 @@ What it is to be comes in a request of the host's:
 ``shm_size``     bytes
 ``terminals``    options of ``/dev/pts``
 ``masked``, ``read_only``   paths that are hidden, or cannot be written
-``network``      ``{"device", "address", "mask", "gateway"}``, or null for a loopback alone
+``network``      ``{"address", "mask", "gateway"}`` of ``eth0``, or null for a loopback alone
 ``cgroups``, ``seccomp``    how many of the descriptors are for that
 
 The descriptors: standard output and error, the cgroups' files, the seccomp program, the host's ear. The host
-hears when the namespaces are there, and answers when the network's device is in them; and it hears when all is
-done, just before the runner begins.
+hears when the namespaces are there, and answers when the network's device is in them; and it hears when all
+is done, just before the runner begins.
 """
 
 from __future__ import annotations
@@ -164,7 +164,6 @@ class Newborn:
         kernel.bring_up("lo")
         network = self._request["network"]
         if network is not None:
-            kernel.rename_device(network["device"], "eth0")
             kernel.set_address("eth0", network["address"], network["mask"])
             kernel.bring_up("eth0")
             kernel.route_by(network["gateway"])
