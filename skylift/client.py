@@ -19,8 +19,9 @@ import msgspec
 from skylift import exceptions
 from skylift.calls import Lost, RemoteCall
 from skylift.connection import Connection, ConnectionLost
+from skylift.context import is_local
 from skylift.exceptions import AuthError, PermissionDeniedError, VersionError
-from skylift.gateway_process import Gateway, find_again, find_gateway
+from skylift.gateway_process import Gateway, container_token, find_again, find_gateway
 from skylift.handshake import open_connection
 from skylift.http import Http
 from skylift.remote_errors import problem_error
@@ -49,6 +50,8 @@ _DO_NOT_COME_BACK = frozenset({1002, 1003, 1007, 1009})
 """Close codes with which the gateway says that another connection would fare no better."""
 _MAX_FAULTS = 3
 _PERMANENT = (AuthError, PermissionDeniedError, VersionError)
+_NEW_TOKEN_WITHIN = 10.0
+"""Seconds after which a container that was restored has its new token at the latest."""
 
 _client: Client | None = None
 _client_lock = threading.Lock()
@@ -59,6 +62,7 @@ class Client:
 
     def __init__(self) -> None:
         self.client_id = new_id("cl")
+        self._token = container_token()
         self.gateway_id = ""
         self._gateway: Gateway | None = None
         self._http: Http | None = None
@@ -92,6 +96,11 @@ class Client:
         if self._http is None:
             self.connect()
             assert self._http is not None
+        gateway = self._gateway
+        if gateway is not None and container_token() not in ("", gateway.token):
+            # It was restored meanwhile, and has not connected again yet.
+            self._gateway = find_gateway(start=False)
+            self._http = Http(self._gateway)
         return self._http
 
     @property
@@ -204,6 +213,9 @@ class Client:
 
     def _open(self, gateway: Gateway) -> tuple[Connection, list[bytes]]:
         """A connection that has been welcomed, and the messages that came behind the welcome."""
+        if (token := container_token()) != self._token:
+            # This process was restored from a snapshot, perhaps not only here: it is another client now.
+            self.client_id, self._token = new_id("cl"), token
         connection = open_connection(gateway.url, gateway.token, _CONNECT_TIMEOUT)
         try:
             connection.send(
@@ -358,8 +370,10 @@ class Client:
                 ).start()
                 return connection, messages
             except _PERMANENT as permanent:
-                error = permanent
-                break
+                # In a container that has just been restored the new token may be yet to come.
+                if is_local() or not isinstance(permanent, AuthError) or waited > _NEW_TOKEN_WITHIN:
+                    error = permanent
+                    break
             except (ConnectionLost, exceptions.Error, OSError) as failure:
                 reason = str(failure) or reason
             with self._lock:

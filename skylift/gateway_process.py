@@ -60,10 +60,19 @@ def find_gateway(*, start: bool = True, progress: Callable[[str], None] | None =
     return _local(home, start, progress)
 
 
+def container_token() -> str:
+    """The token of the container that this process runs in; "" outside of one. A container that is restored
+    from a snapshot has another one than before."""
+    return "" if is_local() else os.environ.get("SKYLIFT_TOKEN", "")
+
+
 def find_again(gateway: Gateway, *, start: bool) -> Gateway:
     """Where a gateway that was lost is now, whatever the environment says by now: a local one may have been
-    started anew, and is with `start`. Raises as `find_gateway` does."""
-    return gateway if gateway.home is None else _local(gateway.home, start, None)
+    started anew, and is with `start`. Only in a container what the environment says counts, for there it may
+    have another token since (`container_token`). Raises as `find_gateway` does."""
+    if gateway.home is not None:
+        return _local(gateway.home, start, None)
+    return gateway if is_local() else find_gateway(start=False)
 
 
 def _local(home: Path, start: bool, progress: Callable[[str], None] | None) -> Gateway:

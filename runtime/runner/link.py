@@ -93,7 +93,7 @@ class Link:
                 if frame is not None and current:
                     self._received += 1
                     break
-                if current:
+                if current and self._up.is_set():
                     self._hang_up()
             self._up.wait()
         header, payload = frame
@@ -230,18 +230,18 @@ class Link:
             while self._unacknowledged and self._sent - len(self._unacknowledged) < got:
                 self._unacknowledged.popleft()
 
-    def _hang_up(self) -> None:
+    def _hang_up(self, how: int = socket.SHUT_RDWR) -> None:
         """Makes both channels' readers see an end."""
         self._up.clear()
         for sock in (self._data, self._control):
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(how)
 
     def _come_back(self, within: float | None) -> None:
         """Lets go of both sockets, then dials until the host accepts: for `within` seconds, or for ever."""
-        self._hang_up()
-        while self._reading:
-            time.sleep(0.0005)
+        # The host is to see an end only when the sockets are closed: then it has this process written.
+        self._hang_up(socket.SHUT_RD)
+        self._until_not_reading()
         # The descriptors keep their numbers and stop being sockets, so that a thread that is about to use one
         # cannot meet a file that somebody opened in the meantime.
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -264,6 +264,10 @@ class Link:
                 os._exit(1)
             time.sleep(pause)
             pause = min(pause * 1.5, 0.05)
+
+    def _until_not_reading(self) -> None:
+        while self._reading:
+            time.sleep(0.0005)
 
     def _dial(self) -> None:
         """Connects both channels, says hello, and sends again what the host lacks."""
@@ -288,6 +292,9 @@ class Link:
                 # What is this container's alone, and must be in no snapshot that others are made of.
                 os.environ.update(answers[0].get("env", {}))
                 self._forget(answers[0]["got"])
+                # Whoever has just begun to read has seen the end of the old connection, and takes nothing of
+                # the new one for it.
+                self._until_not_reading()
                 for kept, sock in zip((self._data, self._control), fresh, strict=True):
                     sock.settimeout(None)
                     os.dup2(sock.fileno(), kept.fileno(), inheritable=False)

@@ -110,11 +110,16 @@ class FakeControl(ControlPlane):
         self.sleeps: Slept | Problem | None = Slept(seconds=0.8, size=210_000_000, unpacked=600_000_000)
         self.wakes: Woken | Problem | None = Woken(seconds=0.24)
         self.problem_on_hello: Problem | None = None
+        self.tokens = {TOKEN: "someone"}
+        self.turned_away = 0
+        """How often a wrong token was shown."""
 
     # --- clients ---------------------------------------------------------------------------------
 
     def authenticate(self, token: str) -> str | None:
-        return "someone" if token == TOKEN else None
+        user = self.tokens.get(token)
+        self.turned_away += user is None
+        return user
 
     def container_of(self, token: str) -> str:
         return ""

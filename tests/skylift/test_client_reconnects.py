@@ -213,3 +213,55 @@ def test_no_gateway_at_the_unix_socket(
 
     with pytest.raises(exceptions.ConnectionError, match=r"nobody\.sock cannot be reached: .*No such file"):
         one.remote()
+
+
+class TestARestoredContainer:
+    """Its token is another one, and the old one is worth nothing."""
+
+    @pytest.fixture(autouse=True)
+    def inside(self, app: skylift.App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SKYLIFT_SOCKET", str(tmp_path / "runner.sock"))
+
+    def restore(self, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, *, late: bool = False) -> None:
+        gateway.control.tokens = {"new": "someone"}
+        if not late:
+            monkeypatch.setenv("SKYLIFT_TOKEN", "new")
+        gateway.cut()
+
+    def test_the_next_call_is_made_with_the_new_one(
+        self, app: skylift.App, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        @app.function()
+        def length(x):
+            return len(x)
+
+        data = os.urandom(2_000_000)  # through the store, which takes a token of its own
+        assert len(data) == length.remote(data)
+        before = Client.current().client_id
+        self.restore(gateway, monkeypatch)
+        assert len(data) - 1 == length.remote(data[1:])
+        # The snapshot may be restored twice, and no two clients may have one id.
+        assert before != Client.current().client_id
+
+    def test_a_call_that_is_open_goes_on(
+        self, app: skylift.App, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gateway.control.may_run.clear()
+
+        @app.function()
+        def work(x):
+            return x + 1
+
+        def restore() -> None:
+            gateway.wait_for(lambda: gateway.control.calls)
+            self.restore(gateway, monkeypatch, late=True)
+            # The client comes back at once, and may do so before its runner has the new token.
+            gateway.wait_for(lambda: gateway.control.turned_away > 1)
+            monkeypatch.setenv("SKYLIFT_TOKEN", "new")
+            gateway.control.may_run.set()
+
+        restorer = threading.Thread(target=restore)
+        restorer.start()
+        assert 2 == work.remote(1)
+        restorer.join(10)
+        assert 1 == gateway.only_call().runs

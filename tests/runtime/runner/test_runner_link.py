@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from fake_host import FakeHost
@@ -47,6 +48,23 @@ def test_a_call_that_ends_in_between_is_not_lost(own_host: FakeHost) -> None:
 
     assert call.wait().result == "result"
     assert call.text() == "begun\nover\n"
+
+
+def test_once_let_go_it_has_no_socket_open(own_host: FakeHost) -> None:
+    """The host sees the end of both connections only then, for it has the process written next."""
+
+    def sockets() -> list[str]:
+        folder = f"/proc/{own_host.runner_pid}/fd"
+        links = (os.readlink(f"{folder}/{name}") for name in os.listdir(folder))
+        return [link for link in links if link.startswith("socket:")]
+
+    assert 2 == len(sockets())
+    for number in range(20):
+        own_host.release()
+        assert [] == sockets()
+        own_host.listen()
+        own_host.accept()
+        assert number == own_host.call(lambda x: x, number).result
 
 
 def test_a_stream_survives_many_cuts(own_host: FakeHost) -> None:
