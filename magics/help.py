@@ -17,6 +17,7 @@ LINE_COMMANDS = {
 SKYLIFT_COMMANDS = {
     "runs": "the latest calls and cells: state, where, how long, cost",
     "machines": "the hosts and their GPUs",
+    "templates": "what containers are forked from, and its snapshots",
     "spend": "what containers cost, by day; also: spend gpu, spend function, spend notebook",
     "doctor": "checks this environment, the gateway and the hosts, and says what to do",
 }

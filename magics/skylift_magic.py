@@ -34,6 +34,8 @@ def run(line: str) -> None:
         show(runs())
     elif command == "machines":
         show(machines())
+    elif command == "templates":
+        show(templates())
     elif command == "spend":
         show(spend(arguments))
     else:
@@ -87,6 +89,29 @@ def machines() -> Table:
         ["Machine", "GPUs free", "Used by", "Cores free", "Memory free", "Isolation", "State"],
         rows,
         empty="No machine is connected. %skylift doctor says why.",
+    )
+
+
+def templates() -> Table:
+    """What containers are forked from."""
+    rows = []
+    for template in fetch("/v1/templates"):
+        snapshot = size(template["size"]) if template["size"] else "none"
+        state = f"{template['state']}: {template['reason']}" if template["reason"] else template["state"]
+        rows.append(
+            [
+                template["label"],
+                "restored" if template["restored"] else "made here",
+                str(template["forks"]),
+                size(template["memory"]) if template["memory"] else "",
+                snapshot,
+                state,
+            ]
+        )
+    return Table(
+        ["Template of", "Came", "Forks up", "Memory", "Snapshot", "State"],
+        rows,
+        empty="There is no template yet: one is made when a function has been called.",
     )
 
 

@@ -427,7 +427,8 @@ def test_a_token_is_its_containers_alone(gateway: RunningGateway) -> None:
         for path in gateway.home.rglob("*")
         if path.is_file() and has_token(path, beginning, digest)
     ]
-    assert [f"host/containers/{container_id}/isolation/config.json"] == [str(path) for path in holders]
+    # It goes over the runner's socket, and into no file.
+    assert [] == [str(path) for path in holders]
     answer = urllib3.request(
         "DELETE",
         f"{gateway.url}/v1/containers/{container_id}",
