@@ -308,6 +308,9 @@ class App(metaclass=_AppType):
         if not self._runs_now:
             _running.append(self)
         self._runs_now += 1
+        for function in self._functions.values():
+            if function._options.min_containers:
+                function._announce()
 
     def _finish(self, detach: bool) -> None:
         self._runs_now -= 1

@@ -30,6 +30,7 @@ from skylift.wire import (
     Accepted,
     Cancel,
     ClientMessage,
+    Define,
     Events,
     Hello,
     Problem,
@@ -73,6 +74,7 @@ class Client:
         self._reader: threading.Thread | None = None
         self._calls: dict[str, list[RemoteCall]] = {}
         self._outbox: list[ClientMessage] = []
+        self._announced: dict[str, Define] = {}
         self._closed = False
         # Only the reader thread looks at these.
         self._fault: Problem | None = None
@@ -134,6 +136,17 @@ class Client:
             with self._lock:
                 self._connection = connection
                 self._start_reader(connection, rest)
+
+    def announce(self, define: Define) -> None:
+        """Makes a function known before it is called, and again on every connection to come: so its
+        ``min_containers`` are there. Connects."""
+        self.connect()
+        with self._lock:
+            self._announced[define.function_id] = define
+            connection = self._connection
+        if connection is not None:
+            with contextlib.suppress(ConnectionLost):
+                _define(define, connection)
 
     def call(self, call: RemoteCall) -> None:
         """Submits a call, or attaches to it; from now on the connection keeps it going."""
@@ -281,7 +294,7 @@ class Client:
             with self._lock:
                 if self._connection is connection:
                     self._connection = None
-                if self._closed or not (self._calls or self._outbox):
+                if self._closed or not (self._calls or self._outbox or self._announced):
                     self._reader = None
                     return
             problem = self._lasting_fault(connection.close_code)
@@ -394,6 +407,8 @@ class Client:
     def _resume(self, connection: Connection) -> None:
         """Says on a new connection what the gateway needs to go on with every open call."""
         with contextlib.suppress(ConnectionLost):
+            for define in list(self._announced.values()):
+                _define(define, connection)
             for call in self._all_calls():
                 self._introduce(call, connection, again=True)
             while self._outbox:
@@ -405,18 +420,22 @@ class Client:
         with call.link_lock:
             if call.link is connection:
                 return
-            define = call.define
-            if define is not None:
-                with connection.defining:
-                    if define.function_id not in connection.defined:
-                        connection.send(encode(define))
-                        connection.defined.add(define.function_id)
+            if call.define is not None:
+                _define(call.define, connection)
             if call.submit is not None and not again:
                 connection.send(encode(call.submit))
             else:
                 for message in call.resume():
                     connection.send(encode(message))
             call.link = connection
+
+
+def _define(define: Define, connection: Connection) -> None:
+    """Makes a function known on a connection, once."""
+    with connection.defining:
+        if define.function_id not in connection.defined:
+            connection.send(encode(define))
+            connection.defined.add(define.function_id)
 
 
 def notebook_name() -> str:

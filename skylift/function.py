@@ -22,7 +22,8 @@ from skylift.results import connected_client, items_of, result_of
 from skylift.retries import Retries
 from skylift.serialization import dumps_call
 from skylift.summaries import call_summary, calling_place
-from skylift.waiting import Waiter
+from skylift.waiting import BLOCKING, Waiter
+from skylift.waiting import run as run_blocking
 from skylift.wire import INLINE_LIMIT, CallKind, Define, ImageSpec, Payload, Submit, new_id
 
 if TYPE_CHECKING:
@@ -305,6 +306,11 @@ class Function(Generic[P, R]):
         shell = context.ipython()
         moment = shell.execution_count if shell is not None else None
         return client, await self._defined_by().current(waiter, client, self._image(), moment)
+
+    def _announce(self) -> None:
+        """Has its ``min_containers`` started before it is called."""
+        client, define = run_blocking(self._define(BLOCKING))
+        client.announce(define)
 
     def _defined_by(self) -> Definition:
         return self._definition
