@@ -62,7 +62,7 @@ class RuncFork(Fork):
         err, err_end = os.pipe()
         self._output = (out, err)
         files = entrances(parts.cgroups, parts.plan.container_id) if parts.cgroups is not None else []
-        self.descriptors = (
+        self.descriptors: tuple[int, ...] = (
             out_end,
             err_end,
             *(os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in files),
@@ -88,7 +88,7 @@ class RuncFork(Fork):
         self._over = False
 
     async def born(self, status: Awaitable[int]) -> ContainerProcess:
-        close_quietly(*self.descriptors)
+        self._close_descriptors()
         pid = 0
         attachment: Attachment | None = None
         try:
@@ -117,9 +117,15 @@ class RuncFork(Fork):
     async def abandon(self) -> None:
         if not self._over:
             self._over = True
-            close_quietly(*self.descriptors, *self._output)
+            self._close_descriptors()
+            close_quietly(*self._output)
             self._ear.close()
             await self._parts.take_back()
+
+    def _close_descriptors(self) -> None:
+        """Once: their numbers may be others' soon."""
+        descriptors, self.descriptors = self.descriptors, ()
+        close_quietly(*descriptors)
 
     async def _heard(self) -> int:
         """The pid of the forked process, once it says something: that its namespaces are there, and then that

@@ -73,8 +73,8 @@ def entrances(cgroups: Cgroups, container_id: str) -> list[Path]:
     """The files into which a process of a single thread writes 0 to move into the container's cgroups.
 
     Version 1 has one for threads. To move a process the kernel first waits until nobody forks anywhere, which
-    takes 10 ms and more; to move the thread that asks, it does not. The tree of version 2 that a hybrid system
-    has besides limits nothing, so it is not worth that.
+    takes 10 ms and more; to move the thread that asks, it does not. The tree of version 2 that a hybrid
+    system has besides limits nothing, so it is not worth that.
     """
     if cgroups.version == 2:
         return procs_files(cgroups, container_id)

@@ -57,13 +57,16 @@ class Template:
 
     def run(self) -> Newborn:
         """Serves; returns in the process that is to be a container."""
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        self._wake_up_for_children()
         self._dial(COME_BACK_SECONDS)
         while True:
             newborn = self._turn()
             if newborn is not None:
                 return newborn
+
+    def _wake_up_for_children(self) -> None:
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
 
     def _turn(self) -> Newborn | None:
         sock = self._socket
@@ -122,6 +125,8 @@ class Template:
                 self._prepare_class(message["code"], descriptors[0])
         except BaseException as error:
             problem = f"{type(error).__name__}: {error}"
+        # An event loop that ran meanwhile has taken that away.
+        self._wake_up_for_children()
         gc.collect()
         unforkable = self._why_unforkable()
         gc.freeze()
