@@ -5,6 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 python := .venv/bin/python
 pytest_options ?= -n auto --dist loadgroup
 benchmarks := call_latency map_throughput stream gateway_load
+torch_benchmarks := cold_start density session_wake
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
@@ -41,6 +42,9 @@ format: ## Rewrite what the linters can rewrite
 bench: ## Measure Skylift beside Ray and ipyparallel
 	@scripts/setup bench
 	@for name in $(benchmarks); do $(python) -m benchmarks.$$name || exit 1; done
+	@if $(python) -c 'import torch' 2>/dev/null; then \
+	  for name in $(torch_benchmarks); do $(python) -m benchmarks.$$name || exit 1; done; \
+	else echo "Left out, since PyTorch is not installed (.venv/bin/pip install -e '.[bench-torch]'): $(torch_benchmarks)"; fi
 
 wheel: ## Build the wheel into dist/
 	@scripts/setup dev

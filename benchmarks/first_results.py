@@ -1,4 +1,4 @@
-"""Run as a program: for each app named on stdin, a line with how long the first result of its model took.
+"""Run as a program: for each app named on stdin, a line with how long a result of its model took.
 
 A program of its own, because a process has one connection to one gateway, and the benchmarks have several.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from typing import Any
 
 import skylift
 from benchmarks.model import model_class
@@ -29,9 +30,13 @@ def main() -> None:
     with other.run():
         do_nothing.remote()
         _say({"ready": True})
+        apps: dict[str, tuple[skylift.App, Any]] = {}
         for line in sys.stdin:
-            app = skylift.App(line.strip())
-            remote = app.cls(scaledown_window=KEPT)(model)
+            name = line.strip()
+            if name not in apps:
+                app = skylift.App(name)
+                apps[name] = app, app.cls(scaledown_window=KEPT)(model)
+            app, remote = apps[name]
             with app.run():
                 start = time.perf_counter()
                 value = remote().forward.remote(1)

@@ -39,10 +39,7 @@ class Home:
 
         Raises `HomeError` where the container did not start by `path`, or where another `value` came.
         """
-        assert self._client.stdin is not None
-        self._client.stdin.write(f"{app}\n")
-        self._client.stdin.flush()
-        answer = read_answer(self._client)
+        answer = self._ask(app)
         (container,) = (each for each in self.get("/v1/containers") if each["app"] == app)
         if container["path"] != path:
             reason = container.get("path_reason") or "no reason is given"
@@ -52,6 +49,11 @@ class Home:
         if value is not None and abs(answer["value"] - value) > 1e-3 * abs(value):
             raise HomeError(f"{app} answered {answer['value']} and not {value}")
         return answer["ms"], container["container_id"], answer["value"]
+
+    def next_result(self, app: str) -> float:
+        """Milliseconds of a call of an app whose container is up."""
+        milliseconds: float = self._ask(app)["ms"]
+        return milliseconds
 
     def end(self, container: str) -> None:
         """End a container, and wait until it is gone."""
@@ -66,6 +68,12 @@ class Home:
         if answer.status != 200:
             raise HomeError(f"{path} answers {answer.status}: {answer.data!r}")
         return answer.json()
+
+    def _ask(self, app: str) -> dict[str, Any]:
+        assert self._client.stdin is not None
+        self._client.stdin.write(f"{app}\n")
+        self._client.stdin.flush()
+        return read_answer(self._client)
 
     def wait_for(self, path: str, holds: Callable[[Any], bool]) -> Any:
         """Ask until ``holds(answer)``; that answer. Raises `HomeError` with the last one."""
@@ -136,4 +144,4 @@ def _is_up(listed: list[dict[str, Any]], container: str) -> bool:
 
 
 def _settled(template: dict[str, Any]) -> bool:
-    return template["state"] != "making"
+    return bool(template["state"] != "making")

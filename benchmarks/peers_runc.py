@@ -228,6 +228,7 @@ class RuncPeer:
         script = 'cd "$1" && mount -t overlay overlay -o "$2" root && echo mounted && exec sleep infinity'
         keeper = subprocess.Popen(
             ["unshare", "--mount", "sh", "-c", script, "sh", str(folder), overlay],
+            env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )
