@@ -28,15 +28,17 @@ def ended_with_us(patience: float = 10.0) -> Iterator[None]:
             del os.environ[_MARK]
         else:
             os.environ[_MARK] = before
-        started = _marked(mark)
-        for process in started:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.terminate()
-        _, alive = psutil.wait_procs(started, timeout=patience)
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(alive, timeout=patience)
+        # Twice: one that is just beginning to run another program has no environment for a moment.
+        for _ in range(2):
+            started = _marked(mark)
+            for process in started:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.terminate()
+            _, alive = psutil.wait_procs(started, timeout=patience)
+            for process in alive:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(alive, timeout=patience)
 
 
 def _marked(mark: str) -> list[psutil.Process]:
