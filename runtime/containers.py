@@ -62,6 +62,8 @@ _CONTACT_SECONDS = 10.0
 _LAST_DATA_SECONDS = 2.0
 """How long to wait for what a runner sent, once its process is gone."""
 _SINGLE_USE_GRACE = 5.0
+_RELEASE_SECONDS = 30.0
+"""How long a runner may take to let go of its link, so that it can be written."""
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +258,10 @@ class Container:
             self._path_reason = attempt.reason
             try:
                 process = await self._try(attempt)
-                if attempt.path == "cold" or isinstance(attempt, Woken) or await self._comes(process):
+                if attempt.path == "cold" or isinstance(attempt, Woken):
+                    return process
+                if await self._comes(process):
+                    attempt.worked()
                     return process
                 reason = ": ".join(["it ended at once", *self._last_words().splitlines()[-1:]])
             except (StartError, CheckpointError, SnapshotError) as error:
@@ -404,7 +409,11 @@ class Container:
         self.work.close()
         self._proxy.close()
         try:
-            await self._link.release()
+            try:
+                await asyncio.wait_for(self._link.release(), _RELEASE_SECONDS)
+            except asyncio.TimeoutError:
+                why = f"its code did not let its runner say goodbye within {_RELEASE_SECONDS:g} s"
+                raise CheckpointError(why) from None
             slept = await self._services.sessions.write(self, process, self._link.counts)
         except BaseException:
             self.sleeping = False

@@ -43,6 +43,9 @@ class Attempt(ABC):
     async def start(self, plan: ContainerPlan) -> ContainerProcess:
         """Start it. Raises `StartError`, `CheckpointError`, `SnapshotError`; nothing of it is left then."""
 
+    def worked(self) -> None:  # noqa: B027  (optional)
+        """Its runner has come."""
+
     async def failed(self, reason: str) -> None:  # noqa: B027  (optional)
         """It did not start this way, or its runner never came: nobody should try this again."""
 
@@ -101,6 +104,9 @@ class Forked(Attempt):
         except BaseException:
             self.ended()
             raise
+
+    def worked(self) -> None:
+        self._templates.forked(self._template)
 
     async def failed(self, reason: str) -> None:
         self._templates.fork_failed(self._template, reason)

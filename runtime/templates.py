@@ -41,6 +41,8 @@ from skylift.wire import FunctionSpec, SnapshotRef, TemplateInfo, TemplateState,
 
 MIB = 1024 * 1024
 MAX_TEMPLATES = 16
+MAX_FAILURES = 3
+"""So many forks in a row may fail, and templates of a key end by themselves, before no more are tried."""
 NOTHING_TO_GAIN = "it imports nothing"
 
 log = logging.getLogger(__name__)
@@ -88,6 +90,10 @@ class Template:
         self.created = time.time()
         self.used = time.monotonic()
         self.forks: set[str] = set()
+        self.failures = 0
+        """Forks that failed since the last one that did not."""
+        self.ended = False
+        """It worked, and then its process ended."""
         self.plan: ContainerPlan | None = None
         self.process: ContainerProcess | None = None
         self.link: TemplateLink | None = None
@@ -139,6 +145,8 @@ class Templates:
         self._services = services
         self._isolation = services.isolation
         self._known: dict[str, Template] = {}
+        self._deaths: dict[str, int] = {}
+        """How often templates of a key have ended by themselves."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -159,8 +167,14 @@ class Templates:
     def find(self, key: str) -> Template | None:
         """The template with that key, in whatever state."""
         template = self._known.get(key)
-        if template is not None:
-            template.used = time.monotonic()
+        if template is None:
+            return None
+        template.used = time.monotonic()
+        if template.ended and self._deaths.get(key, 0) < MAX_FAILURES:
+            # Something befell it (the machine ran out of memory, say): it may be restored, or made anew.
+            self._deaths[key] = self._deaths.get(key, 0) + 1
+            del self._known[key]
+            return None
         return template
 
     def note_unforkable(
@@ -296,6 +310,7 @@ class Templates:
                     template.key,
                     folder,
                     image=template.spec.image.fingerprint,
+                    gpu_driver=process.gpu_driver,
                     metadata=metadata,
                 )
             )
@@ -337,6 +352,11 @@ class Templates:
             process = await self._isolation.restore(
                 plan, unpacked.folder, unpacked.whole if unpacked.fresh else None
             )
+        except CheckpointError as error:
+            # What could not be unpacked is the reason, whatever CRIU or tar missed first for it.
+            if unpacked.whole.done() and (cause := unpacked.whole.exception()) is not None:
+                raise cause from error
+            raise
         finally:
             unpacked.release()
         self._services.threads.submit(snapshots.used, ref)
@@ -352,9 +372,14 @@ class Templates:
 
     # --- ends ------------------------------------------------------------------------------------
 
+    def forked(self, template: Template) -> None:
+        """A container was forked from it, and works."""
+        template.failures = 0
+
     def fork_failed(self, template: Template, reason: str) -> None:
-        """A container could not be forked from it: no more are."""
-        if template.state == "ready":
+        """A container could not be forked from it; where that goes on, no more are."""
+        template.failures += 1
+        if template.state == "ready" and template.failures >= MAX_FAILURES:
             template.state = "failed"
             template.reason = reason
             self._services.changed()
@@ -412,6 +437,7 @@ class Templates:
             log.warning("Template of %s: %s. %s", template.label, reason, said)
             link.gone(reason)
             if template.state in ("ready", "making"):
+                template.ended = template.state == "ready"
                 template.state, template.reason = "failed", reason
             await self._end(template)
             self._services.changed()
