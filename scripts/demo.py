@@ -69,6 +69,8 @@ def main() -> int:
             with own_gateway(Path(folder) / "home", configuration(options.isolation)) as environment:
                 os.environ.update(environment)
                 screen.note(f"gateway and host started in {time.monotonic() - began:.1f} s")
+                if options.isolation == "runc" and (why := without_network()):
+                    screen.note(f"containers have no network: {why}")
                 run_notebook(options.notebook, screen, Path(folder))
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             screen.note(f"\n{options.notebook.name} failed: {_first_line(error)}", bad=True)
@@ -97,7 +99,16 @@ def configuration(isolation: str = "runc") -> str:
         lines.append(f'isolation = "{isolation}"')
     if not has_gpu("H100"):
         lines.append("simulate_gpus = { H100 = 1 }")
+    if isolation == "runc" and without_network():
+        lines.append('network = "none"')
     return "\n".join(lines) + "\n"
+
+
+def without_network() -> str:
+    """Why containers of this user can have no network; "" where they can, or where a host will say."""
+    if os.geteuid() == 0 or os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        return ""
+    return "this user may not open /dev/net/tun (as root: chmod 666 /dev/net/tun)"
 
 
 def has_gpu(model: str) -> bool:
