@@ -145,7 +145,8 @@ class Host:
     async def run(self) -> None:
         """Work until told to stop, or until there was no gateway for `orphan_timeout`; then end it all."""
         await self._isolation.adopt()
-        for parent in (self._services.folder, self._home / "host" / "templates"):
+        folders = (Path("containers"), Path("templates"), Path("snapshots", "sessions"))
+        for parent in (self._home / "host" / each for each in folders):
             for folder in parent.glob("*"):
                 remove_folder(folder)
         await self._open_snapshots()

@@ -41,8 +41,9 @@ def gateway(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[RunningGateway]:
     """A running gateway, to which the SDK in this process speaks. Parametrize it indirectly with more of
-    ``[host]``."""
-    gateway = RunningGateway(tmp_path / "home", CONFIG + getattr(request, "param", ""))
+    ``[host]``, in which TMP_PATH is the test's folder."""
+    more = getattr(request, "param", "").replace("TMP_PATH", str(tmp_path))
+    gateway = RunningGateway(tmp_path / "home", CONFIG + more)
     monkeypatch.setenv("SKYLIFT_HOME", str(gateway.home))
     try:
         gateway.start()
