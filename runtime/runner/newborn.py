@@ -126,6 +126,8 @@ class Newborn:
         for path in request["binds"]:
             kernel.mount(path, root + path, None, kernel.MS_BIND | kernel.MS_REC)
         kernel.mount(request["run"], f"{root}/run/skylift", None, kernel.MS_BIND)
+        flags = kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
+        kernel.mount(f"{root}/run/skylift", f"{root}/run/skylift", None, flags)
         kernel.mount("proc", f"{root}/proc", "proc", _PLAIN)
         kernel.mount("sysfs", f"{root}/sys", "sysfs", _PLAIN | kernel.MS_RDONLY)
         _hide(root, request["masked"], request["read_only"])
@@ -145,7 +147,8 @@ class Newborn:
             os.close(os.open(f"{dev}/{name}", os.O_CREAT | os.O_RDONLY))
             kernel.mount(f"/dev/{name}", f"{dev}/{name}", None, kernel.MS_BIND)
         for name, target in _LINKS.items():
-            os.symlink(target, f"{dev}/{name}")
+            if name != "core" or os.path.exists(target):
+                os.symlink(target, f"{dev}/{name}")
         for name in ("pts", "shm", "mqueue"):
             os.mkdir(f"{dev}/{name}")
         kernel.mount(

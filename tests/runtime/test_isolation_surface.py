@@ -18,6 +18,7 @@ from skylift.runtime.isolation import Bind
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "runc"))
 
+from nursery import nursery  # noqa: E402
 from workshop import PYTHON, Workshop, environment, in_workshop  # noqa: E402
 
 pytestmark = [pytest.mark.slow]
@@ -93,16 +94,41 @@ DEEDS = {
 
 def probe(home: Path, *seen: Path, **plan: Any) -> dict[str, Any]:
     """What `surface_probe` says from inside; `seen` are paths of the machine that it looks for."""
-    binds = (Bind(HERE / "runc" / "surface_probe.py", "/opt/skylift/probe.py"),)
 
     async def body(shop: Workshop) -> dict[str, Any]:
-        command = [PYTHON, "-I", "/opt/skylift/probe.py", *map(str, seen)]
-        finished = await shop.run(*command, binds=binds, env={"ASKED_FOR": "yes"}, **plan)
+        finished = await shop.run(*command(seen), binds=BINDS, env={"ASKED_FOR": "yes"}, **plan)
         assert ("", 0) == (finished.stderr, finished.status.code)
         found: dict[str, Any] = json.loads(finished.stdout)
         return found
 
     return in_workshop(home, body)
+
+
+def probe_fork(home: Path, *seen: Path) -> dict[str, Any]:
+    """The same of a container that was forked from a template, from a process that its runner starts."""
+
+    async def body(shop: Workshop) -> dict[str, Any]:
+        async with nursery(shop, binds=BINDS, env={"OF_THE_TEMPLATE": "yes"}) as made:
+            await made.preload()
+            child = await made.fork(binds=BINDS, env={"ASKED_FOR": "yes"})
+            await made.fork()
+            found: dict[str, Any] = json.loads(await child.ask(output_of, command(seen)))
+            return found
+
+    return in_workshop(home, body)
+
+
+BINDS = (Bind(HERE / "runc" / "surface_probe.py", "/opt/skylift/probe.py"),)
+
+
+def command(seen: tuple[Path, ...]) -> list[str]:
+    return [PYTHON, "-I", "/opt/skylift/probe.py", *map(str, seen)]
+
+
+def output_of(command: list[str]) -> str:
+    import subprocess
+
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -114,25 +140,45 @@ def host_secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+FORKED = pytest.param(
+    "forked",
+    marks=[
+        pytest.mark.root,
+        pytest.mark.skipif(os.geteuid() != 0, reason="containers are forked by hosts that run as root"),
+    ],
+)
+
+
+@pytest.fixture(scope="module", params=["cold", FORKED])
+def path(request: pytest.FixtureRequest) -> str:
+    """How the container starts."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module")
-def surface(tmp_path_factory: pytest.TempPathFactory, host_secret: Path) -> dict[str, Any]:
+def surface(path: str, tmp_path_factory: pytest.TempPathFactory, host_secret: Path) -> dict[str, Any]:
     home = tmp_path_factory.mktemp("surface") / "skylift"
     home.mkdir(mode=0o700)
     (home / "token").write_text("token")
-    return probe(home, host_secret, home, home / "token", Path("/etc/shadow"), Path("/root/.ssh"), HERE)
+    look = probe if path == "cold" else probe_fork
+    return look(home, host_secret, home, home / "token", Path("/etc/shadow"), Path("/root/.ssh"), HERE)
 
 
 def image_targets() -> set[str]:
     return {mount.path for mount in environment().mounts}
 
 
-def test_it_sees_no_process_but_its_own(surface: dict[str, Any]) -> None:
-    assert [1] == surface["processes"]
+def test_it_sees_no_process_but_its_own(surface: dict[str, Any], path: str) -> None:
+    # Where it was forked: the first process, the runner, and the probe that it started.
+    processes = surface["processes"]
+    assert (1, 1 if path == "cold" else 3) == (processes[0], len(processes))
 
 
-def test_it_sees_no_file_beyond_its_root(surface: dict[str, Any]) -> None:
+def test_it_sees_no_file_beyond_its_root(surface: dict[str, Any], path: str) -> None:
     of_image = {PurePosixPath(target).parts[1] for target in image_targets()}
-    assert set() == set(surface["top"]) - TOP_LEVEL - of_image
+    of_template = {".skylift"} if path == "forked" else set()  # an empty folder
+    assert set() == set(surface["top"]) - TOP_LEVEL - of_image - of_template
     assert set() == set(surface["etc"]) - ETC
     assert [] == surface["seen"]
     assert not surface["shadow"]
@@ -149,8 +195,10 @@ def test_it_has_only_harmless_devices(surface: dict[str, Any]) -> None:
     assert set() == set(surface["dev"]) - DEVICES
 
 
-def test_its_mounts_are_the_allowed_ones(surface: dict[str, Any]) -> None:
+def test_its_mounts_are_the_allowed_ones(surface: dict[str, Any], path: str) -> None:
     allowed = MOUNTS | image_targets() | {"/opt/skylift/probe.py"}
+    if path == "forked":
+        allowed |= {"/opt/skylift/lib/skylift_runner", "/opt/skylift/lib/cloudpickle", "/run/skylift"}
     for mount in surface["mounts"]:
         at, options = mount["at"], mount["options"]
         if at not in allowed:
@@ -214,12 +262,38 @@ def test_its_network_is_its_own(surface: dict[str, Any]) -> None:
     assert ["eth0", "lo"] == surface["interfaces"] == surface["sys_interfaces"]
 
 
-def test_its_environment_has_nothing_of_the_hosts(surface: dict[str, Any]) -> None:
-    assert set() == set(surface["environment"]) - ENVIRONMENT
+def test_its_environment_has_nothing_of_the_hosts(surface: dict[str, Any], path: str) -> None:
+    of_runner = {"SKYLIFT_SOCKET", "SKYLIFT_TOKEN"} if path == "forked" else set()
+    assert set() == set(surface["environment"]) - ENVIRONMENT - of_runner
 
 
 def test_it_inherits_no_descriptor(surface: dict[str, Any]) -> None:
     assert {"0": "/dev/null", "1": "pipe", "2": "pipe"} == surface["descriptors"]
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="containers are forked by hosts that run as root")
+def test_a_forked_one_sees_and_can_do_what_a_cold_one_does(tmp_path: Path) -> None:
+    found = []
+    for look in (probe, probe_fork):
+        home = tmp_path / look.__name__
+        home.mkdir(mode=0o700)
+        found.append(look(home))
+    cold, forked = found
+    for same in ("dev", "interfaces", "capabilities", "no_new_privileges", "seccomp", "uid_map", "ids"):
+        assert cold[same] == forked[same], same
+    for same in ("calls", "deeds", "hostname", "cgroups", "cwd", "limits", "etc", "home", "users"):
+        assert cold[same] == forked[same], same
+    assert set() == set(forked["writable"]) - set(cold["writable"]) - {"/.skylift"}
+    covers = [
+        {mount["at"] for mount in each["mounts"] if mount["at"].startswith(COVERED_MOUNTS)} for each in found
+    ]
+    assert covers[0] == covers[1]
+    options = {mount["at"]: set(mount["options"]) for mount in cold["mounts"]}
+    for mount in forked["mounts"]:
+        strict = options.get(mount["at"], {"ro"}) & {"ro", "nosuid", "nodev", "noexec"}
+        if not mount["at"].startswith(("/proc/", "/sys/")):
+            assert set() == strict - set(mount["options"]), mount
 
 
 def test_a_blocked_network_has_a_loopback_alone(tmp_path: Path) -> None:

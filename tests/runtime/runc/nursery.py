@@ -207,7 +207,7 @@ def template_plan(shop: Workshop, modules: Path | None = None, **more: Any) -> C
     folder = shop.home / "host" / "templates" / template_id
     folder.mkdir(mode=0o700, parents=True)
     env = {"SKYLIFT_TEMPLATE": f"{SOCKET_FOLDER}/{SOCKET_NAME}", **more.pop("env", {})}
-    binds = [*library_binds(), Bind(folder / "run", SOCKET_FOLDER)]
+    binds = [*library_binds(), Bind(folder / "run", SOCKET_FOLDER), *more.pop("binds", ())]
     if modules is not None:
         env["PYTHONPATH"] = MODULES
         binds.append(Bind(modules, MODULES))
