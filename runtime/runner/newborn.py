@@ -53,7 +53,11 @@ _HOME = "/root"
 class Newborn:
     """A process that becomes a container."""
 
-    def __init__(self, request: dict[str, Any], descriptors: list[int], functions: Functions) -> None:
+    def __init__(
+        self, request: dict[str, Any], descriptors: list[int], functions: Functions, pid: int = 0
+    ) -> None:
+        """`pid` is that of the template in its own namespace."""
+        self._pid = pid
         self._request = request
         self._descriptors = descriptors
         self._functions = functions
@@ -97,6 +101,7 @@ class Newborn:
             os.write(descriptor, b"0")
         kernel.unshare(kernel.CLONE_NEWCGROUP)
         os.setsid()
+        self._skip_pid()
         kernel.set_host_name(request["hostname"])
         self._make_root()
         if not os.read(ear, 16):
@@ -112,6 +117,19 @@ class Newborn:
             kernel.load_seccomp(program)
         os.write(ear, b"ready")
         os.close(ear)
+
+    def _skip_pid(self) -> None:
+        """The runner must not have the template's pid: by a new one libraries notice that they were forked."""
+        try:
+            with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+                file.write(str(self._pid))
+        except OSError:
+            last = 0
+            while last < self._pid:
+                last = os.fork()
+                if last == 0:
+                    os._exit(0)
+                os.waitpid(last, 0)
 
     # --- its root --------------------------------------------------------------------------------
 

@@ -10,15 +10,16 @@ from typing import Any
 def reseed() -> None:
     """Seed every source of randomness that is loaded here anew, from the kernel.
 
-    ``secrets``, ``uuid.uuid4`` and ``random.SystemRandom`` ask the kernel each time. OpenSSL notices by
-    itself that it was forked, but not that it was restored.
+    ``secrets``, ``uuid.uuid4`` and ``random.SystemRandom`` ask the kernel each time. OpenSSL notices that it
+    was forked by its pid, which two containers can have in common; it does not notice that it was restored.
     """
     _each("random", lambda module: module.seed())
     _each("numpy.random", lambda module: module.seed(list(_words())))
     _each("torch", lambda module: module.manual_seed(int.from_bytes(os.urandom(8), "little") >> 1))
     _each("ssl", lambda module: module.RAND_add(os.urandom(48), 48.0))
     _each("tensorflow", lambda module: module.random.set_seed(int.from_bytes(os.urandom(4), "little")))
-    _each("uuid", _forget_sequence)
+    _each("uuid", _renew_node)
+    _each("tempfile", lambda module: setattr(module, "_name_sequence", None))
 
 
 def _each(name: str, seed: Any) -> None:
@@ -36,7 +37,9 @@ def _words() -> memoryview:
     return memoryview(os.urandom(64)).cast("I")
 
 
-def _forget_sequence(uuid: Any) -> None:
-    """What ``uuid1`` keeps so as not to repeat itself within a process."""
-    uuid._last_timestamp = None
-    uuid._node = None
+def _renew_node(uuid: Any) -> None:
+    """``uuid1`` is unique by its machine and what it keeps in a process, of which a copy is here."""
+    for name in [each for each in vars(uuid) if each.startswith("_last_timestamp")]:
+        setattr(uuid, name, None)
+    uuid._generate_time_safe = None  # the C library's, with its own copy
+    uuid._node = int.from_bytes(os.urandom(6), "big") | 1 << 40  # the bit that says it is random

@@ -167,7 +167,7 @@ class Template:
     # --- its children ----------------------------------------------------------------------------
 
     def _fork(self, message: Message, descriptors: list[int]) -> Newborn | None:
-        own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        own, pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC), os.getpid()
         try:
             kernel.unshare(kernel.CLONE_NEWPID)
             try:
@@ -176,7 +176,7 @@ class Template:
                     if self._socket is not None:
                         self._socket.close()
                     self._close_own()
-                    return Newborn(message, descriptors, self._functions)
+                    return Newborn(message, descriptors, self._functions, pid)
             finally:
                 # In the child it fails: it has no way up.
                 with contextlib.suppress(OSError):

@@ -28,7 +28,7 @@ pytestmark = [
 PREPARED = """
 import os, random, ssl, uuid
 import numpy.random
-old = random.Random()
+old, pid = random.Random(), os.getpid()
 with open("/root/of-the-template", "w") as file: file.write("written at import")
 with open("/tmp/of-the-template", "w") as file: file.write("written at import")
 with open("/dev/shm/of-the-template", "w") as file: file.write("written at import")
@@ -116,6 +116,22 @@ def draw_from_an_old_one() -> float:
 
     number: float = prepared.old.random()
     return number
+
+
+def pids() -> tuple[int, int]:
+    import prepared
+
+    return os.getpid(), prepared.pid
+
+
+def test_its_pid_is_not_the_templates(forks: Forks) -> None:
+    """By which a library notices that it was forked: OpenSSL, of which packages bring their own copies."""
+
+    async def body(child: Child) -> None:
+        own, of_template = await child.ask(pids)
+        assert own != of_template
+
+    with_forks(forks, body, 1)
 
 
 def test_generators_that_the_template_made_are_the_same_in_all_forks(forks: Forks) -> None:
