@@ -61,6 +61,8 @@ async def dump(criu: Criu, plan: DumpPlan) -> tuple[int, ...]:
     command += ["--work-dir", str(plan.work), "--log-file", _LOG, "-v1", "--leave-stopped"]
     command += ["--empty-ns", "net", "--network-lock", "skip", "--manage-cgroups=ignore"]
     command += ["--file-locks", "--link-remap", "--ghost-limit", GHOST_LIMIT]
+    # None of the plugins that may be installed: a host without the same ones could not restore it.
+    command += ["--libdir", str(plan.work)]
     for inside in plan.mounts:
         command += ["--external", f"mnt[{inside}]:{inside}"]
     if plan.kernel_facts is not None:

@@ -116,6 +116,8 @@ class ContainerProcess(ABC):
     """Its first process, as the host sees it."""
     output: tuple[int, int]
     """Read ends of the pipes that are its stdout and stderr; the caller closes them."""
+    gpu_driver: str = ""
+    """After `checkpoint`: version of NVIDIA's driver where GPU memory was written, else ""."""
 
     @abstractmethod
     async def wait(self) -> ExitStatus:
@@ -132,13 +134,14 @@ class ContainerProcess(ABC):
     async def checkpoint(self, folder: Path) -> None:
         """Write its processes and its own files into `folder`, which is there and empty.
 
-        It is stopped after that: go on with `resume` or `kill`. Raises `CheckpointError`: it runs on, and
-        what is in the folder is of no use.
+        What it has on GPUs is written too. It is stopped after that: go on with `resume` or `kill`. Raises
+        `CheckpointError`: it runs on, and what is in the folder is of no use.
         """
         raise CheckpointError("Containers of this host cannot be written.")
 
     async def resume(self) -> None:  # noqa: B027  (only after `checkpoint`)
-        """Let it run on after `checkpoint`."""
+        """Let it run on after `checkpoint`. Raises `CheckpointError` where what it had on GPUs could not be
+        brought back there: it runs on, and will hang when it uses them."""
 
     @abstractmethod
     async def remove(self) -> None:

@@ -79,6 +79,7 @@ class SessionSnapshots:
                         "session",
                         container.pool_id,
                         folder,
+                        gpu_driver=process.gpu_driver,
                         metadata={
                             "spec": msgspec.to_builtins(container.spec),
                             "sent": counts[0],

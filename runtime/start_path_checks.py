@@ -9,14 +9,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from skylift.runtime.criu import HOW_TO_GET_IT, Criu, CriuMissingError, find_criu
+from skylift.runtime.cuda_checkpoint import HOW_TO_WRITE_GPU_MEMORY, why_no_gpu_memory
 from skylift.runtime.machine_checks import Finding
 from skylift.runtime.nvml import Nvml
 from skylift.runtime.runc.commands import CommandError, run
 from skylift.runtime.settings import HostSettings
-
-CUDA_CHECKPOINT = "cuda-checkpoint"
-CUDA_DRIVER = 570
-"""The first driver whose processes can be checkpointed."""
 
 _OUTER = ("unshare", "--user", "--map-root-user", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork")
 _INNER = ("unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork")
@@ -103,18 +100,9 @@ def _sleeping(criu: Criu | None) -> Finding:
             state="warning",
             text=f"only those that have not used their GPU: {lacking}",
             why=_WHY_SLEEP,
-            fix=f"Use NVIDIA's driver {CUDA_DRIVER} or newer, and put {CUDA_CHECKPOINT} "
-            "(https://github.com/NVIDIA/cuda-checkpoint) on the PATH of the host.",
+            fix=HOW_TO_WRITE_GPU_MEMORY,
         )
     return Finding(name=name, state="ok", text="idle sessions can sleep, and their GPU memory with them")
-
-
-def why_no_gpu_memory(driver: str) -> str:
-    """Why GPU memory cannot be written here, with this version of the driver; "" where it can."""
-    major = driver.partition(".")[0]
-    if not major.isdecimal() or int(major) < CUDA_DRIVER:
-        return f"the driver is {driver or 'unknown'}"
-    return "" if shutil.which(CUDA_CHECKPOINT) else f"{CUDA_CHECKPOINT} is not installed"
 
 
 def _open_work_folder(folder: Path) -> None:

@@ -21,6 +21,7 @@ from skylift.runtime.criu_restore import CriuError
 from skylift.runtime.isolation import CheckpointError
 from skylift.runtime.layer_archive import LayerError, archive_layer
 from skylift.runtime.process_notes import stat_fields
+from skylift.runtime.runc.gpu_memory import WrittenGpuMemory
 
 FILE = "container.json"
 _WORK = "work"
@@ -47,6 +48,8 @@ class WrittenContainer(msgspec.Struct, frozen=True, kw_only=True):
     """Whether its root was an overlay."""
     sizes: Mapping[str, int]
     """Bytes of each file beside this one. Of pages that are cut off CRIU would wait for the rest for ever."""
+    gpu_memory: WrittenGpuMemory | None = None
+    """What of its memory is to be on GPUs again."""
 
 
 async def write_container(
@@ -57,11 +60,12 @@ async def write_container(
     layers: Sequence[Path],
     layered: bool,
     descriptors: Sequence[str],
+    gpu_memory: WrittenGpuMemory | None = None,
 ) -> tuple[int, ...]:
     """Write a container into `folder`, which is there and empty. It is stopped then, until `criu_dump.go_on`.
 
-    `layers` are those of its root, lowest first. The processes that were stopped before are returned. Raises
-    `CheckpointError`; it runs on then.
+    `layers` are those of its root, lowest first; `gpu_memory` is in its own memory already. The processes
+    that were stopped before are returned. Raises `CheckpointError`; it runs on then.
     """
     work = folder / _WORK
     if (stat_fields(pid) or ["Z"])[0] in "ZX":
@@ -87,6 +91,7 @@ async def write_container(
                 layers=len(layers),
                 layered=layered,
                 sizes=_sizes(folder),
+                gpu_memory=gpu_memory,
             )
             (folder / FILE).write_bytes(msgspec.json.encode(written))
         except BaseException:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shlex
+import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ import msgspec
 from skylift.runtime.child_processes import ChildProcess
 from skylift.runtime.criu_restore import CriuError, RestorePlan, wait_for
 from skylift.runtime.criu_restore import restore as restore_processes
+from skylift.runtime.cuda_checkpoint import CudaCheckpointError
 from skylift.runtime.isolation import Bind, CheckpointError, ContainerPlan
 from skylift.runtime.layer_archive import LayerError, restore_layer
 from skylift.runtime.runc import own_cgroups
@@ -28,6 +30,7 @@ from skylift.runtime.runc.checkpoint_files import (
 )
 from skylift.runtime.runc.commands import CommandError, run
 from skylift.runtime.runc.container import close_quietly
+from skylift.runtime.runc.gpu_memory import GpuFacts, bring_back, program_for
 from skylift.runtime.runc.networks import Attachment
 from skylift.runtime.runc.roots import Roots, host_names, reachable
 
@@ -57,6 +60,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Command that lets it see private folders."""
     connect: Callable[[int], Awaitable[Attachment | None]]
     """Gives the network namespace of the process with that pid its interface."""
+    gpu_facts: Callable[[], GpuFacts | None]
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,11 +81,15 @@ async def restore_container(
     cgroup and its folder are.
     """
     written = read_container(folder)
+    gpus = [gpu for gpu in place.plan.gpus if not gpu.simulated]
+    on_gpus = written.gpu_memory
+    process: ChildProcess | None = None
     attached: list[Attachment] = []
     hosts = -1
     out, out_end = os.pipe()
     err, err_end = os.pipe()
     try:
+        program = program_for(on_gpus, gpus, place.gpu_facts) if on_gpus is not None else None
         layers = await _bring_layers_back(written, folder, place, pages)
         hosts = _rewrite_names(layers[-1], place)
         sources = mounts_of(written, place)
@@ -124,11 +132,16 @@ async def restore_container(
             prepare=prepare,
         )
         process = ChildProcess(pid)
+        if program is not None and on_gpus is not None:
+            await bring_back(program, on_gpus, pid, gpus)
     except BaseException as error:
+        if process is not None:
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
         close_quietly(out, err)
         for attachment in attached:
             await attachment.close()
-        if isinstance(error, CriuError | LayerError | CommandError | OSError):
+        if isinstance(error, CriuError | CudaCheckpointError | LayerError | CommandError | OSError):
             raise CheckpointError(
                 f"Container {place.plan.container_id} could not be restored: {error}"
             ) from error

@@ -7,14 +7,17 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from skylift.runtime.criu_dump import go_on
+from skylift.runtime.gpus import Gpu
 from skylift.runtime.isolation import CheckpointError, ContainerProcess, ExitStatus, ResourceUse
 from skylift.runtime.runc.cgroups import Cgroups
 from skylift.runtime.runc.checkpoint_files import CriuHere, write_container
+from skylift.runtime.runc.gpu_memory import Aside, GpuFacts, host_gpu_facts, put_aside
 from skylift.runtime.runc.networks import Attachment
 
 
@@ -50,11 +53,14 @@ class RuncContainer(ContainerProcess):
         criu: CriuHere | None = None,
         layers: tuple[Path, ...] = (),
         layered: bool = True,
+        gpus: Sequence[Gpu] = (),
+        gpu_facts: Callable[[], GpuFacts | None] = host_gpu_facts,
     ) -> None:
         """`folders` are removed with it: its own files and runc's state of it. `memory_limit` in bytes.
 
         What `checkpoint` needs: `criu`, without which it cannot be written; the `layers` of its root, lowest
-        first, that not all containers of the host share; whether it is `layered` at all, so an overlay.
+        first, that not all containers of the host share; whether it is `layered` at all, so an overlay; its
+        `gpus`.
         """
         self.pid = process.pid
         self.output = output
@@ -71,6 +77,10 @@ class RuncContainer(ContainerProcess):
         self._descriptors = ("/dev/null", *(f"pipe:[{os.fstat(each).st_ino}]" for each in output))
         self._paused: tuple[int, ...] = ()
         """Its processes that were stopped before it was written."""
+        self._gpus = [gpu for gpu in gpus if not gpu.simulated]
+        self._gpu_facts = gpu_facts
+        self._aside: Aside | None = None
+        """What it had on GPUs when it was written."""
         self._last_use = ResourceUse()
         self._status: ExitStatus | None = None
         self._removing: asyncio.Task[None] | None = None
@@ -105,17 +115,39 @@ class RuncContainer(ContainerProcess):
     async def checkpoint(self, folder: Path) -> None:
         if self._criu is None or not self._layers:
             raise CheckpointError("Containers of this host cannot be written.")
-        self._paused = await write_container(
-            self._criu,
-            self.pid,
-            folder,
-            layers=self._layers,
-            layered=self._layered,
-            descriptors=self._descriptors,
-        )
+        aside = None
+        if self._gpus:
+            aside = await put_aside(self.pid, self._gpus, self._gpu_facts, self._room())
+        try:
+            self._paused = await write_container(
+                self._criu,
+                self.pid,
+                folder,
+                layers=self._layers,
+                layered=self._layered,
+                descriptors=self._descriptors,
+                gpu_memory=aside.written if aside is not None else None,
+            )
+        except BaseException as error:
+            if aside is not None:
+                try:
+                    await asyncio.shield(asyncio.ensure_future(aside.bring_back()))
+                except CheckpointError as worse:
+                    if isinstance(error, CheckpointError):
+                        raise CheckpointError(f"{error} {worse}") from error
+            raise
+        self._aside = aside
+        self.gpu_driver = aside.written.driver if aside is not None else ""
 
     async def resume(self) -> None:
         go_on(self.pid, self._paused)
+        aside, self._aside = self._aside, None
+        if aside is not None:
+            await aside.bring_back()
+
+    def _room(self) -> int:
+        """Bytes that its memory may still grow by."""
+        return self._memory_limit - self.use().memory if self._memory_limit else sys.maxsize
 
     async def remove(self) -> None:
         if self._removing is None:

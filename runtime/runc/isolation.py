@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from skylift.runtime.runc.commands import CommandError
 from skylift.runtime.runc.config import Placement, build_config, environment, terminal_options
 from skylift.runtime.runc.container import RuncContainer, close_quietly, remove_tree
 from skylift.runtime.runc.forked import ForkedProcess, ForkParts, RuncFork, make_layer
+from skylift.runtime.runc.gpu_memory import GpuFacts, host_gpu_facts
 from skylift.runtime.runc.host_lock import HostLock
 from skylift.runtime.runc.id_map import IdMaps, root_maps, rootless_maps
 from skylift.runtime.runc.leftovers import kill_leftovers, remove_dead_hosts
@@ -79,7 +81,12 @@ class RuncIsolation(Isolation):
     name = "runc"
 
     def __init__(
-        self, settings: HostSettings, folder: Path, *, cdi_folders: tuple[Path, ...] = FOLDERS
+        self,
+        settings: HostSettings,
+        folder: Path,
+        *,
+        cdi_folders: tuple[Path, ...] = FOLDERS,
+        gpu_facts: Callable[[], GpuFacts | None] = host_gpu_facts,
     ) -> None:
         """`folder` is the host's own, in ``$SKYLIFT_HOME``. Touches nothing until `adopt`."""
         self.rootless = os.geteuid() != 0
@@ -89,6 +96,7 @@ class RuncIsolation(Isolation):
         self._skeletons_folder = folder / "skeletons"
         self._networks = folder / "networks"
         self._cdi_folders = cdi_folders
+        self._gpu_facts = gpu_facts
         self._key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:8]
         self._lock = HostLock(self._key)
         self._maps: IdMaps
@@ -182,6 +190,8 @@ class RuncIsolation(Isolation):
             criu=self._criu,
             layers=self._roots.layers(folder),
             layered=self._roots.layered,
+            gpus=plan.gpus,
+            gpu_facts=self._gpu_facts,
         )
 
     async def restore(
@@ -207,6 +217,7 @@ class RuncIsolation(Isolation):
                 resources=resources,
                 before=await self._show_private(binds),
                 connect=lambda pid: self._connect(plan, pid),
+                gpu_facts=self._gpu_facts,
             )
             restored = await restore_container(self._criu, folder, place, pages)
         except BaseException as error:
@@ -230,6 +241,8 @@ class RuncIsolation(Isolation):
             criu=self._criu,
             layers=restored.layers,
             layered=self._roots.layered,
+            gpus=plan.gpus,
+            gpu_facts=self._gpu_facts,
         )
 
     async def _connect(self, plan: ContainerPlan, pid: int) -> Attachment | None:
@@ -278,6 +291,8 @@ class RuncIsolation(Isolation):
                     plan.folder / "isolation" / "upper",
                 ),
                 layered=self._roots.layered,
+                gpus=plan.gpus,
+                gpu_facts=self._gpu_facts,
             )
 
         try:

@@ -10,10 +10,11 @@ import pytest
 
 from skylift.runtime import start_path_checks
 from skylift.runtime.criu import HOW_TO_GET_IT, Criu, CriuMissingError
+from skylift.runtime.cuda_checkpoint import why_no_gpu_memory
 from skylift.runtime.machine_checks import Finding
 from skylift.runtime.runc.commands import CommandError, Output
 from skylift.runtime.settings import HostSettings
-from skylift.runtime.start_path_checks import examine_start_paths, why_no_gpu_memory
+from skylift.runtime.start_path_checks import examine_start_paths
 
 
 def findings(home: Path, settings: HostSettings | None = None) -> dict[str, Finding]:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from fake_gpus import REAL, write_cdi
 from workshop import Workshop, in_workshop
 
-from skylift.runtime.gpus import Gpu, simulated_gpus
+from skylift.runtime.gpus import simulated_gpus
 from skylift.runtime.isolation import StartError
 
 pytestmark = pytest.mark.slow
-
-REAL = (
-    Gpu(index=0, uuid="GPU-a", model="H100", memory=80 << 30),
-    Gpu(index=1, uuid="GPU-b", model="H100", memory=80 << 30),
-)
 
 
 @pytest.fixture
@@ -29,20 +23,6 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
         yield Path(folder)
-
-
-def write_cdi(home: Path, **common: Any) -> None:
-    """A specification whose GPUs are /dev/null and /dev/zero."""
-    devices = [
-        {
-            "name": name,
-            "containerEdits": {"deviceNodes": [{"path": f"/dev/nvidia{number}", "hostPath": host}]},
-        }
-        for number, (name, host) in enumerate([("0", "/dev/null"), ("GPU-b", "/dev/zero")])
-    ]
-    content = {"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": devices, "containerEdits": common}
-    (home / "cdi").mkdir()
-    (home / "cdi" / "nvidia.json").write_text(json.dumps(content))
 
 
 def test_a_container_has_the_devices_it_was_given_and_no_others(

@@ -13,6 +13,7 @@ import msgspec
 
 from skylift.runtime.isolation import ContainerPlan, ContainerProcess, ExitStatus
 from skylift.runtime.runc import RuncIsolation
+from skylift.runtime.runc.gpu_memory import GpuFacts, host_gpu_facts
 from skylift.runtime.settings import HostSettings
 from skylift.wire import ImageSpec, MountSpec
 from skylift.wire.ids import machine_id, new_id
@@ -47,9 +48,13 @@ def environment(*extra: Path) -> ImageSpec:
 class Workshop:
     """Makes containers, and removes all of them at the end."""
 
-    def __init__(self, home: Path, **settings: Any) -> None:
+    def __init__(
+        self, home: Path, *, gpu_facts: Callable[[], GpuFacts | None] = host_gpu_facts, **settings: Any
+    ) -> None:
         self.home = home
-        self.isolation = RuncIsolation(HostSettings(**settings), home / "host", cdi_folders=(home / "cdi",))
+        self.isolation = RuncIsolation(
+            HostSettings(**settings), home / "host", cdi_folders=(home / "cdi",), gpu_facts=gpu_facts
+        )
         self._made: list[ContainerProcess] = []
 
     async def __aenter__(self) -> Workshop:

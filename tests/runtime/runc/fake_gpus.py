@@ -1,0 +1,45 @@
+"""GPUs that are not there, as a host's CDI specification has them, and what a driver says of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from skylift.runtime.gpus import Gpu
+from skylift.runtime.nvml import GpuSample
+
+REAL = (
+    Gpu(index=0, uuid="GPU-a", model="H100", memory=80 << 30),
+    Gpu(index=1, uuid="GPU-b", model="H100", memory=80 << 30),
+)
+
+
+class FakeFacts(msgspec.Struct, frozen=True):
+    """What NVML would say."""
+
+    version: str = "570.86.15"
+    used: int = 1 << 20
+    """Bytes in use on each GPU."""
+
+    def driver(self) -> str:
+        return self.version
+
+    def sample(self, uuid: str) -> GpuSample:
+        return GpuSample(memory=self.used)
+
+
+def write_cdi(home: Path, **common: Any) -> None:
+    """A specification whose GPUs are /dev/null and /dev/zero."""
+    devices = [
+        {
+            "name": name,
+            "containerEdits": {"deviceNodes": [{"path": f"/dev/nvidia{number}", "hostPath": host}]},
+        }
+        for number, (name, host) in enumerate([("0", "/dev/null"), ("GPU-b", "/dev/zero")])
+    ]
+    content = {"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": devices, "containerEdits": common}
+    (home / "cdi").mkdir()
+    (home / "cdi" / "nvidia.json").write_text(json.dumps(content))
