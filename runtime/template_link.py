@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ class TemplateLink:
         self._prepared: asyncio.Future[Prepared] = self._loop.create_future()
         self._forks: dict[str, asyncio.Future[None]] = {}
         self._statuses: dict[str, asyncio.Future[int]] = {}
+        self._sending = asyncio.Lock()
+        self._has_room: asyncio.Future[None] = self._loop.create_future()
 
     def listen(self) -> None:
         """Make the socket, at first and after `release`. Raises OSError."""
@@ -79,7 +82,7 @@ class TemplateLink:
             message["code"] = code[0]
             descriptors.append(memory_file("code", code[1]))
         try:
-            self._send(message, descriptors)
+            await self._send(message, descriptors)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -90,7 +93,7 @@ class TemplateLink:
         forked = self._forks[container_id] = self._loop.create_future()
         self._statuses[container_id] = self._loop.create_future()
         try:
-            self._send({"t": "fork", "id": container_id, **request}, descriptors)
+            await self._send({"t": "fork", "id": container_id, **request}, descriptors)
             await forked
         except BaseException:
             self._statuses.pop(container_id, None)
@@ -100,7 +103,8 @@ class TemplateLink:
 
     def become(self, request: Mapping[str, Any]) -> None:
         """Have a restored template become the container itself. Raises `TemplateGoneError`."""
-        self._send({"t": "become", **request}, [])
+        with self._unreachable():
+            self._send_now({"t": "become", **request}, [])
 
     def status(self, container_id: str) -> asyncio.Future[int]:
         """How a container that was forked will have ended: its exit code, or minus a signal."""
@@ -113,12 +117,15 @@ class TemplateLink:
         return status
 
     async def release(self) -> None:
-        """Have it let go of its connection until `listen` is called again: it is about to be written."""
+        """Have it let go of its connection until `listen` is called again: it is about to be written.
+
+        Raises `TemplateGoneError`.
+        """
         self._stop_listening()
         (self.folder / SOCKET_NAME).unlink(missing_ok=True)
         if self._socket is not None:
             self._let_go = self._loop.create_future()
-            self._send({"t": "release"}, [])
+            await self._send({"t": "release"}, [])
             await self._let_go
 
     def gone(self, reason: str) -> None:
@@ -168,11 +175,9 @@ class TemplateLink:
             self._close(sock)
             return
         try:
-            message = json.loads(data)
-        except ValueError:
+            self._heard(json.loads(data))
+        except (ValueError, AttributeError, TypeError):
             self.gone("the template sent what is not a message")
-            return
-        self._heard(message)
 
     def _heard(self, message: Mapping[str, Any]) -> None:
         kind, container_id = message.get("t"), str(message.get("id", ""))
@@ -191,14 +196,39 @@ class TemplateLink:
                 else:
                     forked.set_exception(OSError(str(message.get("reason", ""))))
 
-    def _send(self, message: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+    async def _send(self, message: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+        """Waits while the template has more to read than the socket takes."""
+        async with self._sending:
+            with self._unreachable():
+                while True:
+                    try:
+                        return self._send_now(message, descriptors)
+                    except BlockingIOError:
+                        await self._room()
+
+    def _send_now(self, message: Mapping[str, Any], descriptors: Sequence[int]) -> None:
         self._check()
         if self._socket is None:
             raise TemplateGoneError("the template is not connected")
+        socket.send_fds(self._socket, [json.dumps(message).encode()], list(descriptors))
+
+    @contextlib.contextmanager
+    def _unreachable(self) -> Iterator[None]:
         try:
-            socket.send_fds(self._socket, [json.dumps(message).encode()], list(descriptors))
+            yield
         except OSError as error:
             raise TemplateGoneError(f"the template cannot be reached: {error.strerror}") from error
+
+    async def _room(self) -> None:
+        """Until the socket takes more, or is closed."""
+        assert self._socket is not None
+        self._has_room = self._loop.create_future()
+        self._loop.add_writer(self._socket.fileno(), _done, self._has_room)
+        try:
+            await self._has_room
+        finally:
+            if self._socket is not None:
+                self._loop.remove_writer(self._socket.fileno())
 
     def _check(self) -> None:
         if self._gone is not None:
@@ -212,13 +242,19 @@ class TemplateLink:
 
     def _close(self, sock: socket.socket) -> None:
         self._loop.remove_reader(sock.fileno())
+        self._loop.remove_writer(sock.fileno())
         sock.close()
+        _done(self._has_room)
         if self._socket is sock:
             self._socket = None
             if self._gone is None:
                 self._came.clear()
-            if not self._let_go.done():
-                self._let_go.set_result(None)
+            _done(self._let_go)
+
+
+def _done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def memory_file(name: str, data: bytes) -> int:

@@ -119,7 +119,7 @@ class Newborn:
         os.close(ear)
 
     def _skip_pid(self) -> None:
-        """The runner must not have the template's pid: by a new one libraries notice that they were forked."""
+        """The runner must not have the template's pid: by another libraries notice that they were forked."""
         try:
             with open("/proc/sys/kernel/ns_last_pid", "w") as file:
                 file.write(str(self._pid))

@@ -36,6 +36,14 @@ def test_version_2(tmp_path: Path) -> None:
         assert "+pids" == (group / "cgroup.subtree_control").read_text()  # the last of three
     assert not (tmp_path / "cgroup.subtree_control").exists()
     assert [folder / "cgroup.procs"] == own_cgroups.procs_files(cgroups, "co-1")
+    assert [folder / "cgroup.procs"] == own_cgroups.entrances(cgroups, "co-1")
+
+
+def test_a_thread_of_version_1_moves_itself(tmp_path: Path) -> None:
+    mounts = [CgroupMount(tmp_path / "memory", ("memory",)), CgroupMount(tmp_path / "unified", ())]
+    cgroups = Cgroups(mounts, "key")
+
+    assert [tmp_path / "memory/skylift/key/co-1/tasks"] == own_cgroups.entrances(cgroups, "co-1")
 
 
 def test_a_controller_that_is_not_there_is_named(tmp_path: Path) -> None:
