@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class SkyliftHosts:
 
     def restore(self) -> float:
         """On a new host that finds the snapshot in the store, and has had time to unpack it."""
-        with skylift_home(self._folder / f"host{next(self._count)}", self._shared) as home:
+        with self._new_home("") as home:
             home.wait_until_unpacked()
             return self._first_result(home, "restore")
 
@@ -72,8 +73,18 @@ class SkyliftHosts:
         """On a new host that unpacks nothing beforehand: its cache has no room for two snapshots, and a host
         fills but half of it when it has nothing else to do."""
         cache = f"snapshot_cache = {self.unpacked * 3 // 2 // MIB}\n"
-        with skylift_home(self._folder / f"host{next(self._count)}", self._shared + cache) as home:
+        with self._new_home(cache) as home:
             return self._first_result(home, "restore")
+
+    @contextmanager
+    def _new_home(self, config: str) -> Iterator[Home]:
+        folder = self._folder / f"host{next(self._count)}"
+        try:
+            with skylift_home(folder, self._shared + config) as home:
+                yield home
+        finally:
+            # Else what it has unpacked is written to the disk while others have their turn.
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _first_result(self, home: Home, path: str) -> float:
         milliseconds, container, _ = home.first_result(f"app{next(self._count)}", path, self.value)
