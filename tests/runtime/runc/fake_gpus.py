@@ -31,14 +31,14 @@ class FakeFacts(msgspec.Struct, frozen=True):
         return GpuSample(memory=self.used)
 
 
-def write_cdi(home: Path, **common: Any) -> None:
-    """A specification whose GPUs are /dev/null and /dev/zero."""
+def write_cdi(home: Path, nodes: tuple[str, str] = ("/dev/null", "/dev/zero"), **common: Any) -> None:
+    """A specification whose GPUs are these device files of the machine's."""
     devices = [
         {
             "name": name,
             "containerEdits": {"deviceNodes": [{"path": f"/dev/nvidia{number}", "hostPath": host}]},
         }
-        for number, (name, host) in enumerate([("0", "/dev/null"), ("GPU-b", "/dev/zero")])
+        for number, (name, host) in enumerate(zip(("0", "GPU-b"), nodes, strict=True))
     ]
     content = {"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": devices, "containerEdits": common}
     (home / "cdi").mkdir()
