@@ -200,11 +200,15 @@ class TemplateLink:
         """Waits while the template has more to read than the socket takes."""
         async with self._sending:
             with self._unreachable():
-                while True:
-                    try:
-                        return self._send_now(message, descriptors)
-                    except BlockingIOError:
-                        await self._room()
+                while not self._sent(message, descriptors):
+                    await self._room()
+
+    def _sent(self, message: Mapping[str, Any], descriptors: Sequence[int]) -> bool:
+        try:
+            self._send_now(message, descriptors)
+        except BlockingIOError:
+            return False
+        return True
 
     def _send_now(self, message: Mapping[str, Any], descriptors: Sequence[int]) -> None:
         self._check()

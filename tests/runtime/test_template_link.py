@@ -132,7 +132,7 @@ def test_a_fork_that_fails_says_why(tmp_path: Path) -> None:
         forking = asyncio.ensure_future(link.fork("co-1", {}, []))
         await fake.receive()
         fake.say({"t": "failed", "id": "co-1", "reason": "cannot fork: Cannot allocate memory"})
-        with pytest.raises(OSError, match="^cannot fork: Cannot allocate memory$"):
+        with pytest.raises(OSError, match=r"^cannot fork: Cannot allocate memory$"):
             await forking
 
     run(tmp_path, scenario)
@@ -148,7 +148,7 @@ def test_a_template_that_has_ended(tmp_path: Path) -> None:
         link.gone("the template ran out of memory")
         link.gone("for another reason")
         for waiting in (preloading, forking):
-            with pytest.raises(TemplateGoneError, match="^the template ran out of memory$"):
+            with pytest.raises(TemplateGoneError, match=r"^the template ran out of memory$"):
                 await waiting
         assert -9 == await status
         assert -9 == await link.status("co-3")
