@@ -44,6 +44,7 @@ _ERRORS_ONLY = 1
 _LOG = "restore.log"
 _BEFORE_PAGES = "post-setup-namespaces"
 """The last step before processes are made and their memory is read."""
+_BEFORE_IT_RUNS = "post-restore"
 
 _JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 1; shift; done; shift; exec unshare --cgroup "$@"'
 """Moves itself into cgroups, and makes them the root of what the container sees of them."""
@@ -84,14 +85,16 @@ async def restore(
     stderr: int,
     pages: Future[None] | None = None,
     prepare: Callable[[int], Awaitable[None]] | None = None,
+    finish: Callable[[int], Awaitable[None]] | None = None,
 ) -> int:
     """The pid of the restored container's first process, which is a child of this one.
 
     `command` makes of a command another that runs it where the container's root is mounted. `stdout` and
     `stderr` are descriptors for the container. CRIU waits for `pages` before it reads the memory; the other
     images must be there. `prepare` is called with the pid of the first process when its namespaces are there,
-    and CRIU waits for it before files are opened and memory is read. Raises `CriuError`, and what `pages` and
-    `prepare` raise; of the container nothing runs then.
+    and CRIU waits for it before files are opened and memory is read; `finish` when all is there, before
+    anything of it runs. Raises `CriuError`, and what `pages`, `prepare` and `finish` raise; of the container
+    nothing runs then.
     """
     (plan.work / _LOG).unlink(missing_ok=True)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -107,7 +110,8 @@ async def restore(
         theirs.close()
         begun: list[int] = []
         try:
-            pid = await within(_converse(ours, _request(plan, images, work), pages, prepare, begun), TIMEOUT)
+            request = _request(plan, images, work)
+            pid = await within(_converse(ours, request, pages, prepare, finish, begun), TIMEOUT)
         except BaseException as error:
             ours.close()
             await _end(process, plan, begun)
@@ -136,6 +140,7 @@ async def _converse(
     request: bytes,
     pages: Future[None] | None,
     prepare: Callable[[int], Awaitable[None]] | None,
+    finish: Callable[[int], Awaitable[None]] | None,
     begun: list[int],
 ) -> int:
     """The pid of what was restored. Puts it into `begun` as soon as it is known."""
@@ -155,6 +160,8 @@ async def _converse(
                         await prepare(begun[0])
                     if pages is not None:
                         await wait_for(pages)
+                if _text(step, 1) == _BEFORE_IT_RUNS and finish is not None:
+                    await finish(begun[0])
             except BaseException:
                 await loop.sock_sendall(connection, encode([(1, _NOTIFY), (3, False)]))
                 raise

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shlex
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,7 @@ from skylift.runtime.criu_restore import restore as restore_processes
 from skylift.runtime.cuda_checkpoint import CudaCheckpointError
 from skylift.runtime.isolation import Bind, CheckpointError, ContainerPlan
 from skylift.runtime.layer_archive import LayerError, restore_layer
-from skylift.runtime.runc import own_cgroups
+from skylift.runtime.runc import moved_devices, own_cgroups
 from skylift.runtime.runc.cgroups import Cgroups
 from skylift.runtime.runc.checkpoint_files import (
     CriuHere,
@@ -31,6 +32,7 @@ from skylift.runtime.runc.checkpoint_files import (
 from skylift.runtime.runc.commands import CommandError, run
 from skylift.runtime.runc.container import close_quietly
 from skylift.runtime.runc.gpu_memory import GpuFacts, bring_back, program_for
+from skylift.runtime.runc.moved_devices import moved
 from skylift.runtime.runc.networks import Attachment
 from skylift.runtime.runc.roots import Roots, host_names, reachable
 
@@ -92,7 +94,7 @@ async def restore_container(
         program = program_for(on_gpus, gpus, place.gpu_facts) if on_gpus is not None else None
         layers = await _bring_layers_back(written, folder, place, pages)
         hosts = _rewrite_names(layers[-1], place)
-        sources = mounts_of(written, place)
+        sources, moves = mounts_of(written, place)
         places, stage = reachable(map(Path, sources.values()))
         before = [*place.before, *stage]
         if place.before and stage:
@@ -114,6 +116,11 @@ async def restore_container(
             if hosts >= 0:
                 os.pwrite(hosts, host_names(address, place.plan.hostname).encode(), 0)
 
+        async def move_devices(pid: int) -> None:
+            names = [name for move in moves.items() for name in move]
+            program = [sys.executable, "-I", "-S", moved_devices.__file__]
+            await run([*program, f"/proc/{pid}/ns/mnt", *names])
+
         pid = await restore_processes(
             here.criu,
             RestorePlan(
@@ -130,6 +137,7 @@ async def restore_container(
             stderr=err_end,
             pages=pages,
             prepare=prepare,
+            finish=move_devices if moves else None,
         )
         process = ChildProcess(pid)
         if program is not None and on_gpus is not None:
@@ -156,14 +164,19 @@ async def restore_container(
     )
 
 
-def mounts_of(written: WrittenContainer, place: Place) -> dict[str, str]:
-    """For each mount of the written container what of this host is mounted there.
+def mounts_of(written: WrittenContainer, place: Place) -> tuple[dict[str, str], dict[str, str]]:
+    """For each mount of the written container what of this host is mounted there; and which device files
+    have another name here (see `moved_devices`).
 
     Raises `CheckpointError` where the container had something that this one is not to have, or the other way.
     """
     sources: dict[str, str] = {}
+    had = [inside for inside, device in written.mounts.items() if inside.startswith("/dev/") and not device]
+    moves = moved(had, place.devices)
     for inside, device in written.mounts.items():
         source = device or place.devices.get(inside) or _shown(inside, place.binds)
+        if inside in moves:
+            source = place.devices.get(moves[inside], "/dev/null")
         if not source or not os.path.exists(source):
             raise CheckpointError(
                 f"What was mounted on {inside} in the written container is not there for "
@@ -171,12 +184,12 @@ def mounts_of(written: WrittenContainer, place: Place) -> dict[str, str]:
             )
         sources[inside] = source
     for target in [*(bind.target for bind in place.binds), *place.devices]:
-        if target not in sources:
+        if target not in sources and target not in moves.values():
             raise CheckpointError(
                 f"{target} was not mounted in the written container, so it cannot be in "
                 f"{place.plan.container_id}."
             )
-    return sources
+    return sources, moves
 
 
 def _shown(inside: str, binds: Sequence[Bind]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,19 @@ class FakeFacts(msgspec.Struct, frozen=True):
 
     def sample(self, uuid: str) -> GpuSample:
         return GpuSample(memory=self.used)
+
+
+MAJOR = 195
+"""NVIDIA's. Who may open its devices gets ENXIO where there is no driver, and who may not EPERM."""
+
+
+def make_nodes(folder: Path) -> tuple[str, str]:
+    """The device files of two GPUs."""
+    paths = [folder / f"nvidia{number}" for number in (0, 1)]
+    for number, path in enumerate(paths):
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(MAJOR, number))
+        path.chmod(0o666)
+    return str(paths[0]), str(paths[1])
 
 
 def write_cdi(home: Path, nodes: tuple[str, str] = ("/dev/null", "/dev/zero"), **common: Any) -> None:

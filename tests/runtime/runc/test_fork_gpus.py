@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from fake_gpus import REAL, write_cdi
+from fake_gpus import REAL, make_nodes, write_cdi
 from nursery import nursery
 from workshop import Workshop, in_workshop
 
@@ -19,19 +18,6 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="makes device files, and forks containers"),
 ]
-
-MAJOR = 195
-"""NVIDIA's. Who may open its devices gets ENXIO where there is no driver, and who may not EPERM."""
-
-
-@pytest.fixture
-def nodes(tmp_path: Path) -> tuple[str, str]:
-    """The device files of two GPUs."""
-    paths = [tmp_path / f"nvidia{number}" for number in (0, 1)]
-    for number, path in enumerate(paths):
-        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(MAJOR, number))
-        path.chmod(0o666)
-    return str(paths[0]), str(paths[1])
 
 
 def look() -> dict[str, object]:
@@ -56,7 +42,8 @@ def look() -> dict[str, object]:
     }
 
 
-def test_a_fork_has_its_own_gpus_and_no_others(home: Path, tmp_path: Path, nodes: tuple[str, str]) -> None:
+def test_a_fork_has_its_own_gpus_and_no_others(home: Path, tmp_path: Path) -> None:
+    nodes = make_nodes(tmp_path)
     library = tmp_path / "libcuda.so.1"
     library.write_text("library")
     mount = {"hostPath": str(library), "containerPath": "/opt/driver/libcuda.so.1", "options": ["ro"]}
@@ -87,8 +74,8 @@ def test_a_fork_has_its_own_gpus_and_no_others(home: Path, tmp_path: Path, nodes
     in_workshop(home, body)
 
 
-def test_a_fork_without_a_gpu_of_a_template_that_sees_them(home: Path, nodes: tuple[str, str]) -> None:
-    write_cdi(home, nodes)
+def test_a_fork_without_a_gpu_of_a_template_that_sees_them(home: Path, tmp_path: Path) -> None:
+    write_cdi(home, make_nodes(tmp_path))
 
     async def body(shop: Workshop) -> None:
         async with nursery(shop, gpus=REAL) as made:

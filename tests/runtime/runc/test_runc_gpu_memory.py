@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from fake_cuda_checkpoint import FakeCudaCheckpoint
-from fake_gpus import REAL, FakeFacts, write_cdi
+from fake_gpus import REAL, FakeFacts, make_nodes, write_cdi
 from workshop import Workshop, in_workshop
 from written import Obedient, obedient, restored, write
 
@@ -86,9 +86,13 @@ def test_it_is_moved_before_it_is_written_and_brought_back_after_it_is_restored(
 
 
 def again(folder: Path) -> Path:
-    other = folder.with_name(f"{folder.name}-again")
+    other = again_of(folder)
     other.mkdir()
     return other
+
+
+def again_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-again")
 
 
 def test_without_memory_on_its_gpu_nobody_is_asked(home: Path, fake: FakeCudaCheckpoint) -> None:
@@ -206,5 +210,49 @@ def test_it_is_restored_only_where_its_memory_can_be_brought_back(
 
         fake.fail("restore", "out of memory")
         await refused("Its GPU memory could not be brought back.*out of memory")
+
+    in_workshop(home, body, gpu_facts=FakeFacts)
+
+
+def test_on_another_gpu_it_sees_that_one(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCudaCheckpoint(tmp_path)
+    monkeypatch.setenv("PATH", fake.path)
+    write_cdi(home, make_nodes(tmp_path))
+    look = """
+import os
+answer = {
+    name: os.stat(f"/dev/{name}").st_rdev & 0xff for name in sorted(os.listdir("/dev")) if "nvidia" in name
+}
+"""
+
+    async def body(shop: Workshop) -> None:
+        async with obedient(shop, gpus=GPU) as it:
+            assert "{'nvidia0': 0}" == await it.do(look)
+            await it.do("library = open('/root/libcuda.so.1', 'wb+'); library.write(bytes(5000))")
+            await it.do("library.flush(); import mmap; loaded = mmap.mmap(library.fileno(), 4096)")
+            fake.uses_cuda(1)
+            folder = await write(shop, it)
+        fake.asked()
+        async with restored(shop, folder, gpus=REAL[1:]) as it:
+            assert ["restore 1 GPU-a=GPU-b", "unlock 1"] == fake.asked()
+            assert "{'nvidia1': 1}" == await it.do(look)
+            await it.container.checkpoint(again(folder))
+        async with restored(shop, again_of(folder), gpus=GPU) as it:
+            assert "{'nvidia0': 0}" == await it.do(look)
+
+    in_workshop(home, body, gpu_facts=FakeFacts)
+
+
+def test_a_gpu_less(home: Path, tmp_path: Path) -> None:
+    write_cdi(home, make_nodes(tmp_path))
+    look = "import os; answer = sorted(name for name in os.listdir('/dev') if 'nvidia' in name)"
+
+    async def body(shop: Workshop) -> None:
+        async with obedient(shop, gpus=REAL) as it:
+            assert "['nvidia0', 'nvidia1']" == await it.do(look)
+            folder = await write(shop, it)
+        for gpus, name in ((REAL[:1], "nvidia0"), (REAL[1:], "nvidia1")):
+            async with restored(shop, folder, gpus=gpus) as it:
+                assert repr([name]) == await it.do(look)
 
     in_workshop(home, body, gpu_facts=FakeFacts)
