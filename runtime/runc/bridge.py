@@ -17,7 +17,7 @@ from typing import Any
 
 from skylift.runtime.runc.commands import CommandError, run
 from skylift.runtime.runc.namespaces import NamespacesOf
-from skylift.runtime.runc.netlink import delete_link, make_pair
+from skylift.runtime.runc.netlink import delete_link, hardware_address, make_pair
 from skylift.runtime.runc.networks import Attachment, Network
 
 PART_PREFIX = 22
@@ -81,7 +81,9 @@ class BridgeNetwork(Network):
         """
         assert self._part is not None
         if not Path("/sys/class/net", self.device).exists():  # noqa: ASYNC240
-            batch = f"link add {self.device} mtu {self._mtu} type bridge\n"
+            # Else it has that of a port, another's when that goes, and the kernel forgets neighbours then.
+            hardware = hardware_address(str(self._part[1])).hex(":")
+            batch = f"link add {self.device} address {hardware} mtu {self._mtu} type bridge\n"
             batch += f"addr add {self._part[1]}/{self._part.prefixlen} dev {self.device}\n"
             batch += f"link set {self.device} up\n"
             for name in await _links():
@@ -124,13 +126,15 @@ COMMIT
         address = self._take_address()
         assert self._part is not None
         device = self._next_device()
+        hardware = hardware_address(str(address)).hex(":")
         try:
             await run(
                 ["ip", "-batch", "-"],
                 given=(
                     f"link add {device} mtu {self._mtu} type veth "
-                    f"peer name eth0 mtu {self._mtu} netns {namespaces.pid}\n"
+                    f"peer name eth0 address {hardware} mtu {self._mtu} netns {namespaces.pid}\n"
                     + _join_bridge(device, self.device)
+                    + f"neigh replace {address} lladdr {hardware} dev {self.device} nud permanent\n"
                 ),
             )
             await run(
@@ -165,7 +169,7 @@ COMMIT
         """An address and a name, for a container that is to be; see `Pair.connect`. Raises `CommandError`."""
         return Pair(self, self._next_device(), self._take_address())
 
-    async def connect(self, device: str, pid: int) -> None:
+    async def connect(self, device: str, address: str, pid: int) -> None:
         """Make a pair of which ``eth0`` is in a process's network namespace, and has no address yet.
 
         Raises `CommandError`, OSError.
@@ -176,7 +180,7 @@ COMMIT
             self._repairing is None or self._repairing.done()
         ):
             self._repairing = asyncio.ensure_future(self._repair_quietly())
-        await asyncio.to_thread(make_pair, device, self.device, self._mtu, "eth0", pid)
+        await asyncio.to_thread(make_pair, device, self.device, self._mtu, "eth0", pid, address)
 
     async def _repair(self) -> None:
         async with self._setting_up:
@@ -227,7 +231,7 @@ class Pair(Attachment):
 
     async def connect(self, pid: int) -> None:
         """Make it, where it was only reserved (see `BridgeNetwork.connect`)."""
-        await self._network.connect(self.device, pid)
+        await self._network.connect(self.device, self.address, pid)
 
     def describe(self) -> Mapping[str, str]:
         """What a newborn container needs to set its end up (see `runner/newborn.py`)."""

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 from nursery import Child, Forks
 from test_runc_network import CONNECT, outside_address
 from workshop import PYTHON
+
+from skylift.runtime.isolation import ContainerProcess
 
 MEBIBYTE = 1 << 20
 
@@ -376,6 +379,46 @@ def test_its_network_is_that_of_any_container(forks: Forks, upstream: tuple[str,
         assert {"upstream"} == {name for name, said in found.items() if said == "connected"}, found
 
     with_forks(forks, body)
+
+
+def test_an_address_cannot_be_taken_from_another(forks: Forks, upstream: tuple[str, int]) -> None:
+    """Not even by one that has not given up its privileges: then it could give its interface any address."""
+
+    async def body(thief: Child, other: Child, cold: ContainerProcess) -> None:
+        inside = ["nsenter", "--net", "--target"]
+        for victim in (other.process.pid, cold.pid):
+            address = address_of(victim)
+            enter = [*inside, str(thief.process.pid), "--"]
+            take = [*enter, "ip", "address", "add", f"{address}/22", "dev", "eth0"]
+            await asyncio.to_thread(subprocess.run, take, check=True)
+            claim = (
+                "import socket, sys\n"
+                f"socket.create_connection({upstream!r}, 2, source_address=({address!r}, 0)).recv(1)"
+            )
+            stolen = await asyncio.to_thread(
+                subprocess.run, [*enter, PYTHON, "-c", claim], capture_output=True, text=True
+            )
+            assert stolen.returncode, address
+            assert "Error" in stolen.stderr
+            own = [*inside, str(victim), "--", PYTHON, "-c", claim]
+            await asyncio.to_thread(subprocess.run, own, check=True)
+
+    async def with_a_cold_one(*children: Child) -> None:
+        cold = await forks.nursery.shop.start("sleep", "60")
+        try:
+            await body(*children, cold)
+        finally:
+            await cold.remove()
+
+    with_forks(forks, with_a_cold_one)
+
+
+def address_of(pid: int) -> str:
+    """The IPv4 address of a process's ``eth0``."""
+    show = ["nsenter", "--net", "--target", str(pid), "--", "ip", "-json", "-4", "address", "show", "eth0"]
+    (link,) = json.loads(subprocess.run(show, capture_output=True, check=True).stdout)
+    address: str = link["addr_info"][0]["local"]
+    return address
 
 
 def test_a_blocked_network_has_a_loopback_alone(forks: Forks) -> None:
