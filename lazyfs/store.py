@@ -135,6 +135,10 @@ class Store(ABC):
     def size(self, blob: str) -> int:
         """The blob's length in bytes. Raises `BlobMissingError`."""
 
+    def there(self) -> bool:
+        """Whether the store itself is there, where a blob is missing: a disk may not be mounted."""
+        return True
+
     @abstractmethod
     def delete(self, blob: str) -> None:
         """Let go of the blob; where it is not there, nothing happens.
@@ -203,6 +207,10 @@ class LocalStore(Store):
             return self._file(blob).stat().st_size
         except FileNotFoundError:
             raise BlobMissingError(blob, str(self.folder)) from None
+
+    def there(self) -> bool:
+        """See `Store.there`."""
+        return self.folder.is_dir()
 
     def delete(self, blob: str) -> None:
         """See `Store.delete`."""

@@ -62,6 +62,8 @@ _CONTACT_SECONDS = 10.0
 _LAST_DATA_SECONDS = 2.0
 """How long to wait for what a runner sent, once its process is gone."""
 _SINGLE_USE_GRACE = 5.0
+_CHOOSE_SECONDS = 30.0
+"""How long a container waits for its template to be restored, before it starts cold."""
 _RELEASE_SECONDS = 30.0
 """How long a runner may take to let go of its link, so that it can be written."""
 
@@ -250,9 +252,12 @@ class Container:
             attempt: Attempt = paths.wake(self.container_id, self._wake)
             await self._count_on(self._wake)
         else:
-            attempt = await paths.choose(
-                self.container_id, self.spec, self.user, real_gpus=self.has_real_gpus
-            )
+            chosen = paths.choose(self.container_id, self.spec, self.user, real_gpus=self.has_real_gpus)
+            try:
+                attempt = await asyncio.wait_for(chosen, _CHOOSE_SECONDS)
+            except asyncio.TimeoutError:
+                slow = f"its template has not come from the store within {_CHOOSE_SECONDS:g} s"
+                attempt = paths.cold(self.container_id, slow)
         while True:
             self._attempt = attempt
             self._path_reason = attempt.reason

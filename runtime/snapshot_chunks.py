@@ -46,6 +46,10 @@ class ChunkReader:
             except BlobDamagedError:
                 return read(blob)  # what a network or a cache has spoiled may be whole where it came from
         except (BlobDamagedError, BlobMissingError) as error:
+            if not self._store.there():
+                raise SnapshotUnreachableError(
+                    f"Snapshot {self._name[:16]} cannot be read from the store now: it is not there."
+                ) from error
             raise self._damaged(str(error).rstrip(".")) from error
         except OSError as error:
             raise SnapshotUnreachableError(

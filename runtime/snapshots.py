@@ -199,8 +199,9 @@ class Snapshots:
             if record is not None:
                 self._index.note_use(record)
 
-    def retire(self, ref: SnapshotRef, reason: str) -> None:
-        """It could not be restored, so nobody is to try again. `reason` is kept.
+    def retire(self, ref: SnapshotRef, reason: str, *, damaged: bool = False) -> None:
+        """It could not be restored, so nobody is to try again. `reason` is kept. With `damaged` that says
+        nothing against another one that is written like it.
 
         A template's snapshot is deleted; a session's stays until `delete`, for it is all there is of it.
         """
@@ -209,7 +210,10 @@ class Snapshots:
             if record is None or record.retired:
                 return
             retired = msgspec.structs.replace(
-                record, retired=reason, retired_at=time.time(), retired_with=self._with()
+                record,
+                retired=reason,
+                retired_at=time.time(),
+                retired_with="" if damaged else self._with(),
             )
             if record.kind == "session":
                 self._index.put(retired)
@@ -263,12 +267,16 @@ class Snapshots:
             try:
                 return decode_manifest(self._store.get(name), name)
             except BlobMissingError as error:
+                if not self._store.there():
+                    raise SnapshotUnreachableError(
+                        f"Snapshot {name[:16]} cannot be read from the store now: it is not there."
+                    ) from error
                 raise SnapshotMissingError(f"Snapshot {name[:16]} is not in the store any more.") from error
             except BlobDamagedError as error:
                 raise SnapshotDamagedError(f"Snapshot {name[:16]} is damaged: {error}") from error
 
     def _blobs_of(self, manifest: str) -> list[str]:
-        """The blobs that a snapshot refers to; only its manifest where that cannot be read."""
+        """The blobs that a snapshot refers to; only its manifest where that is damaged or gone."""
         try:
             return [manifest, *(chunk.blob for chunk in self._read_manifest(manifest).chunks)]
         except (SnapshotMissingError, SnapshotDamagedError):

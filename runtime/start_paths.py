@@ -124,6 +124,7 @@ class Restored(Attempt):
         self, container_id: str, folder: Path, templates: Templates, template: Template, ref: SnapshotRef
     ) -> None:
         super().__init__(container_id, folder)
+        self.reason = template.reason
         self._templates = templates
         self._template = template
         self._ref = ref
@@ -152,11 +153,10 @@ class Restored(Attempt):
         return process
 
     async def failed(self, reason: str) -> None:
-        error = self._error or CheckpointError(reason)
-        await self._templates.retire(self._ref, error)
-        if isinstance(error, CheckpointError):
-            self._template.state, self._template.reason = "failed", f"its snapshot was retired: {reason}"
-            self._template.snapshot = None
+        template = self._template
+        if await self._templates.retire(template, self._ref, self._error or CheckpointError(reason)):
+            template.state, template.reason = "failed", f"its snapshot was retired: {reason}"
+            template.snapshot = None
 
 
 class Woken(Attempt):

@@ -41,6 +41,8 @@ from skylift.wire import FunctionSpec, SnapshotRef, TemplateInfo, TemplateState,
 
 MIB = 1024 * 1024
 MAX_TEMPLATES = 16
+MAX_NOTES = 256
+"""Of templates that failed or cannot be forked, so many are known."""
 MAX_FAILURES = 3
 """So many forks in a row may fail, and templates of a key end by themselves, before no more are tried."""
 NOTHING_TO_GAIN = "it imports nothing"
@@ -94,6 +96,8 @@ class Template:
         """Forks that failed since the last one that did not."""
         self.ended = False
         """It worked, and then its process ended."""
+        self.again = False
+        """Its snapshot could not be restored: another one may be made of the same key."""
         self.plan: ContainerPlan | None = None
         self.process: ContainerProcess | None = None
         self.link: TemplateLink | None = None
@@ -148,6 +152,7 @@ class Templates:
         self._deaths: dict[str, int] = {}
         """How often templates of a key have ended by themselves."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ends: set[asyncio.Future[None]] = set()
         self._closed = False
 
     def infos(self) -> tuple[TemplateInfo, ...]:
@@ -201,7 +206,8 @@ class Templates:
         `function_id` has the code of its class, where its spec has ``template_code``.
         """
         key = self.key(spec, user, real_gpus=real_gpus)
-        if self._closed or key in self._known or self.why_never(spec):
+        known = self._known.get(key)
+        if self._closed or (known is not None and not known.again) or self.why_never(spec):
             return
         template = self._new(key, spec, real_gpus=real_gpus)
         self._run(self._make(template, function_id))
@@ -240,7 +246,8 @@ class Templates:
                 await self._start_and_preload(template, code, forkable=False)
             await self._write(template, forkable=not prepared.unforkable)
             if prepared.unforkable:
-                template.reason = prepared.unforkable
+                missing = f", and there is {template.reason}" if template.snapshot is None else ""
+                template.reason = prepared.unforkable + missing
                 template.state = "unforkable" if template.snapshot is not None else "failed"
                 await self._end(template)
             else:
@@ -335,12 +342,12 @@ class Templates:
             await asyncio.wait_for(link.came(), timeout=template.spec.startup_timeout)
             template.state = "ready"
         except Exception as error:
-            await self.retire(ref, error)
+            await self.retire(template, ref, error)
             await self._failed(template, error)
         finally:
+            # (It is about to be forked: what there is no room for goes when that has ended.)
             template.settled.set()
             self._services.changed()
-            self._evict()
 
     async def restore_snapshot(
         self, snapshots: Snapshots, plan: ContainerPlan, ref: SnapshotRef
@@ -362,13 +369,18 @@ class Templates:
         self._services.threads.submit(snapshots.used, ref)
         return process
 
-    async def retire(self, ref: SnapshotRef, error: Exception) -> None:
-        """It could not be restored: see to it that nobody tries again, unless it was the store's fault."""
-        kinds = (CheckpointError, SnapshotDamagedError, SnapshotMissingError, TemplateGoneError)
+    async def retire(self, template: Template, ref: SnapshotRef, error: Exception) -> bool:
+        """It could not be restored: see to it that nobody tries again, unless the store just does not answer.
+        Returns whether it was retired."""
+        template.again = True
+        damaged = isinstance(error, SnapshotDamagedError | SnapshotMissingError)
+        kinds = (CheckpointError, TemplateGoneError, asyncio.TimeoutError)
         snapshots = self.snapshots
-        if snapshots is not None and isinstance(error, (*kinds, asyncio.TimeoutError)):
-            with contextlib.suppress(SnapshotError):
-                await self.in_thread(snapshots.retire, ref, one_line(error))
+        if snapshots is None or not (damaged or isinstance(error, kinds)):
+            return False
+        with contextlib.suppress(SnapshotError):
+            await self.in_thread(lambda: snapshots.retire(ref, one_line(error), damaged=damaged))
+        return True
 
     # --- ends ------------------------------------------------------------------------------------
 
@@ -397,6 +409,7 @@ class Templates:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(self._end(template) for template in self._known.values()))
+        await asyncio.gather(*self._ends)
         self._known.clear()
 
     async def _failed(self, template: Template, error: Exception) -> None:
@@ -406,8 +419,21 @@ class Templates:
         await self._end(template)
 
     async def _end(self, template: Template) -> None:
+        """What has begun here is not left half done, whoever is cancelled."""
         process, link, plan = template.process, template.link, template.plan
         template.process = template.link = None
+        end = asyncio.ensure_future(self._remove(template, process, link, plan))
+        self._ends.add(end)
+        end.add_done_callback(self._ends.discard)
+        await asyncio.shield(end)
+
+    async def _remove(
+        self,
+        template: Template,
+        process: ContainerProcess | None,
+        link: TemplateLink | None,
+        plan: ContainerPlan | None,
+    ) -> None:
         if process is not None:
             with contextlib.suppress(Exception):
                 await process.kill()
@@ -448,6 +474,9 @@ class Templates:
         """Let go of the least recently used templates that nothing runs of, and that there is no room for."""
         if self._closed:
             return
+        notes = [each for each in self._known.values() if each.process is None and each.settled.is_set()]
+        for template in sorted(notes, key=lambda each: each.used)[:-MAX_NOTES]:
+            del self._known[template.key]
         idle = [each for each in self._known.values() if not each.forks and each.settled.is_set()]
         idle.sort(key=lambda each: each.used)
         used = sum(each.process.use().memory for each in self._known.values() if each.process is not None)

@@ -248,6 +248,17 @@ def test_a_session_that_could_not_be_restored_is_not_lost(hosts: Hosts) -> None:
     assert MIB == len(restored(snapshots, ref)["pages-1.img"])
 
 
+def test_after_a_damaged_one_another_may_be_written(hosts: Hosts) -> None:
+    snapshots = hosts.start("one")
+    ref = snapshots.write("template", "key", hosts.images("a"))
+    snapshots.retire(ref, "it is damaged", damaged=True)
+    assert Found(None, "its snapshot was retired: it is damaged") == snapshots.find("template", "key")
+    assert "" == snapshots.why_not_written("key")
+    again = snapshots.write("template", "key", hosts.images("b", seed=1))
+    assert Found(again) == snapshots.find("template", "key")
+    assert [again] == [record.ref for record in snapshots.all()]
+
+
 def test_a_damaged_manifest_is_said(hosts: Hosts) -> None:
     snapshots = hosts.start("one")
     ref = snapshots.write("template", "key", hosts.images("images"), keep=False)
@@ -309,6 +320,19 @@ def test_a_store_that_does_not_answer_is_said(hosts: Hosts, monkeypatch: pytest.
     monkeypatch.setattr(hosts.names, "under", unreachable)
     with pytest.raises(SnapshotUnreachableError, match="could not be looked up: Connection reset by peer"):
         snapshots.find("template", "key")
+
+
+def test_a_store_that_is_not_mounted_is_not_a_damaged_snapshot(hosts: Hosts) -> None:
+    snapshots = hosts.start("one")
+    ref = snapshots.write("template", "key", hosts.images("a"))
+    other = hosts.start("other")
+    hosts.store.folder.rename(hosts.folder / "away")
+    with pytest.raises(SnapshotUnreachableError, match="cannot be read from the store now: it is not there"):
+        other.open(ref)
+    held = snapshots.open(ref)
+    held.release()
+    (hosts.folder / "away").rename(hosts.store.folder)
+    other.open(ref).release()
 
 
 KILLED = """
