@@ -7,14 +7,24 @@ share the store (which snapshot belongs to this template?) is kept here, as one 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import secrets
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 _TEMPORARY = ".new-"
+_LOCK = ".lock"
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for what cannot be a name."""
+    # Names may come from messages and become paths.
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot be a name here: letters, digits, . _ - in parts between slashes")
 
 
 class Names(ABC):
@@ -40,6 +50,15 @@ class Names(ABC):
     @abstractmethod
     def under(self, prefix: str) -> list[str]:
         """The names that begin with ``prefix/``, sorted."""
+
+    @abstractmethod
+    def swap(self, name: str, expected: bytes | None, value: bytes) -> bool:
+        """Put a value where `expected` is now (None: nothing is there); False where something else is.
+
+        Of several who do so at the same time, one is told True: this is how a record that many change keeps
+        all their changes. Of a name that is swapped, `put` would undo what others did. Over a network, an
+        answer can be lost, so that False is told of what was done: read the name again.
+        """
 
 
 class LocalNames(Names):
@@ -82,6 +101,26 @@ class LocalNames(Names):
             found += [str(within / file) for file in files if not file.startswith(_TEMPORARY)]
         return sorted(found)
 
+    def swap(self, name: str, expected: bytes | None, value: bytes) -> bool:
+        """See `Names.swap`. The lock is released by the kernel where its holder is killed."""
+        check_name(name)
+        with self._locked():
+            if self.get(name) != expected:
+                return False
+            self.put(name, value)
+            return True
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Opened each time: a lock is that of an open file, so it keeps threads apart too.
+        lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
     def _write(self, path: Path, value: bytes) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = path.parent / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
@@ -97,11 +136,7 @@ class LocalNames(Names):
         _sync(path.parent)
 
     def _path(self, name: str) -> Path:
-        # Names may come from messages and become paths.
-        if not _NAME.fullmatch(name):
-            raise ValueError(
-                f"{name!r} cannot be a name here: letters, digits, . _ - in parts between slashes"
-            )
+        check_name(name)
         return self.folder / name
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -68,3 +71,47 @@ def test_a_failed_write_leaves_the_old_value(names: LocalNames, monkeypatch: pyt
 
     assert b"old" == names.get("a/one")
     assert ["one"] == os.listdir(names.folder / "a")
+
+
+class TestSwap:
+    def test_only_where_what_is_expected_is_there(self, names: LocalNames) -> None:
+        assert not names.swap("a/one", b"0", b"1")
+        assert names.swap("a/one", None, b"1")
+        assert not names.swap("a/one", None, b"2")
+        assert not names.swap("a/one", b"2", b"3")
+        assert names.swap("a/one", b"1", b"2")
+
+        assert b"2" == names.get("a/one")
+        assert ["a/one"] == names.under("a")
+
+    def test_an_empty_value_is_something_else_than_none(self, names: LocalNames) -> None:
+        assert names.swap("one", None, b"")
+        assert not names.swap("one", None, b"1")
+        assert names.swap("one", b"", b"1")
+
+    def test_what_cannot_be_a_name(self, names: LocalNames) -> None:
+        with pytest.raises(ValueError, match="cannot be a name here"):
+            names.swap("a/../../b", None, b"")
+
+    def test_threads_and_processes_lose_no_change(self, names: LocalNames) -> None:
+        script = (
+            "import sys, pathlib\n"
+            "from skylift.lazyfs.names import LocalNames\n"
+            "names = LocalNames(pathlib.Path(sys.argv[1]))\n"
+            "for _ in range(15):\n"
+            "    while True:\n"
+            "        old = names.get('count')\n"
+            "        if names.swap('count', old, str(int(old or b'0') + 1).encode()): break\n"
+        )
+        others = [subprocess.Popen([sys.executable, "-c", script, str(names.folder)]) for _ in range(2)]
+
+        def count(_: int) -> None:
+            while True:
+                old = names.get("count")
+                if names.swap("count", old, str(int(old or b"0") + 1).encode()):
+                    return
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(count, range(30)))
+        assert [0, 0] == [other.wait() for other in others]
+        assert b"60" == names.get("count")
