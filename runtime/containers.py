@@ -7,8 +7,9 @@ import contextlib
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -47,7 +48,7 @@ from skylift.runtime.runner_link import SOCKET_NAME, RunnerLink
 from skylift.runtime.sleeping import SessionSnapshots, Slept
 from skylift.runtime.snapshot_errors import SnapshotError
 from skylift.runtime.start_error import StartError
-from skylift.runtime.start_paths import Attempt, StartPaths, Woken
+from skylift.runtime.start_paths import Attempt, Restored, StartPaths, Woken
 from skylift.runtime.templates import one_line
 from skylift.runtime.unix_sockets import fits_address
 from skylift.runtime.work import ContainerWork, WorkServices
@@ -66,6 +67,8 @@ _CHOOSE_SECONDS = 30.0
 """How long a container waits for its template to be restored, before it starts cold."""
 _RELEASE_SECONDS = 30.0
 """How long a runner may take to let go of its link, so that it can be written."""
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +139,8 @@ class Container:
         self._start_problem: Problem | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._killing: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
+        """It is to end, whether there is a process already or not."""
 
     # --- for people, and for the gateway ---------------------------------------------------------
 
@@ -194,7 +199,7 @@ class Container:
                 self._death = self._death or self._stopping or died(self.spec, status)
                 self.work.container_ended(self._death)
         except StartError as error:
-            problem = error.problem()
+            problem = self._start_problem or (error.problem() if self._stopping is None else None)
         except Exception as error:
             log.exception("Container %s failed.", self.container_id)
             text = f"The host failed to run a container of {label(self.spec)}: {error!r}. Its log says more."
@@ -232,6 +237,7 @@ class Container:
         """End it at once; the task in hand ends with `death`. The first reason counts."""
         if self._death is None:
             self._death = death
+        self._ending.set()
         if self._process is not None and self._killing is None:
             self._killing = self._loop.create_task(self._process.kill())
 
@@ -254,7 +260,7 @@ class Container:
         else:
             chosen = paths.choose(self.container_id, self.spec, self.user, real_gpus=self.has_real_gpus)
             try:
-                attempt = await asyncio.wait_for(chosen, _CHOOSE_SECONDS)
+                attempt = await asyncio.wait_for(self._unless_it_ends(chosen), _CHOOSE_SECONDS)
             except asyncio.TimeoutError:
                 slow = f"its template has not come from the store within {_CHOOSE_SECONDS:g} s"
                 attempt = paths.cold(self.container_id, slow)
@@ -273,7 +279,7 @@ class Container:
                 if attempt.path == "cold":
                     raise
                 reason = one_line(error)
-            if isinstance(attempt, Woken):
+            if isinstance(attempt, Woken) or self._ending.is_set():
                 raise StartError(reason)
             log.warning("Container %s starts cold: %s", self.container_id, reason)
             await attempt.failed(reason)
@@ -294,11 +300,28 @@ class Container:
             spec.write_bytes(msgspec.json.encode(self.spec))
             spec.chmod(0o644)
             await self._proxy.listen()
-        process = self._process = await attempt.start(self._plan())
+        starting = attempt.start(self._plan())
+        # A store may take for ever; what else there is to wait for is on this machine.
+        if isinstance(attempt, Woken | Restored):
+            starting = self._unless_it_ends(starting)
+        process = self._process = await starting
         self._output = self.work.output = ContainerOutput(process.output, self.work.pipe_output)
         if self._death is not None:
             self.kill(None)
         return process
+
+    async def _unless_it_ends(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` returns. Cancels it and raises `StartError` once this container is to end."""
+        task, ending = asyncio.ensure_future(work), asyncio.ensure_future(self._ending.wait())
+        try:
+            await asyncio.wait((task, ending), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise StartError(f"Container {self.container_id} was ended before it had started.")
+            return task.result()
+        finally:
+            ending.cancel()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _comes(self, process: ContainerProcess) -> bool:
         """Whether its runner is ready before it ends; true as well where it is being ended."""
