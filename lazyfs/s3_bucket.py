@@ -103,13 +103,12 @@ class Bucket:
         connections: int = 32,
         path_style: bool | None = None,
         sleep: Callable[[float], None] = time.sleep,
-        **session: str,
+        profile: str | None = None,
     ) -> None:
         """`prefix` comes before every key, with a slash between. `endpoint` is a URL; None is AWS.
 
         `path_style`: the bucket in the path of a URL, not in the host's name; None is "where there is an
-        endpoint". `session` is for ``boto3.Session``: a ``profile_name``, or keys, which otherwise come from
-        the environment, as boto3 looks for them.
+        endpoint". Keys are looked for where boto3 looks, or in a `profile` of ~/.aws.
 
         Raises `StoreError` where boto3 is not installed, and ValueError for what cannot be a bucket.
         """
@@ -147,7 +146,7 @@ class Bucket:
             **checks,
         )
         try:
-            self._client = boto3.Session(**session).client(
+            self._client = boto3.Session(profile_name=profile).client(
                 "s3",
                 endpoint_url=endpoint,
                 region_name=region or ("us-east-1" if endpoint else None),

@@ -282,7 +282,7 @@ class TestMessages:
         with pytest.raises(BucketDeniedError, match=r"needs credentials and none were found: set AWS_"):
             store.get(ABSENT)
         with pytest.raises(BucketError, match=r"cannot be used: The config profile \(nobody\) could not be"):
-            Bucket("b-1", profile_name="nobody")
+            Bucket("b-1", profile="nobody")
 
     def test_without_boto3(self, monkeypatch: pytest.MonkeyPatch) -> None:
         real = builtins.__import__
