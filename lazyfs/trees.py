@@ -128,9 +128,7 @@ def file_entry(name: bytes, file: chunked.ChunkedFile, mode: int, mtime_ns: int,
     content = chunked.encode(file)
     if len(file.chunks) <= _FEW_CHUNKS:
         return Entry(name, "file", mode, mtime_ns, file.size, "chunks", content)
-    return Entry(
-        name, "file", mode, mtime_ns, file.size, "blob", bytes.fromhex(store.put(content, durable=True))
-    )
+    return Entry(name, "file", mode, mtime_ns, file.size, "blob", bytes.fromhex(store.put(content)))
 
 
 def inline_entry(name: bytes, content: bytes, mode: int, mtime_ns: int) -> Entry:
@@ -161,7 +159,8 @@ def chunks_of(entry: Entry, store: Store) -> chunked.ChunkedFile:
 class Trees:
     """Reads and writes the directories in one store. Thread-safe.
 
-    What was read last stays in memory, up to a number of entries. Every method raises what the store raises,
+    What was read last stays in memory, up to a number of entries. What is put is not on the disk before the
+    store is asked to `settle`. Every method raises what the store raises,
     and `TreeFormatError`.
     """
 
@@ -342,7 +341,7 @@ class Trees:
 
     def _put(self, directory: Page | Index) -> Written:
         data = zstandard.compress(msgspec.msgpack.encode(directory), 1)
-        blob = self.store.put(data, durable=True)
+        blob = self.store.put(data)
         self._keep(blob, directory)
         return self.written(blob)
 

@@ -86,7 +86,7 @@ class TreeEditor:
         if not parts:
             for entry in list(self._trees.entries(self._root.base)):
                 self._root.changes[entry.name] = None
-            self._root.changes = {name: None for name in self._root.changes}
+            self._root.changes = dict.fromkeys(self._root.changes)
             return
         parent = self._open(parts[:-1], make=False)
         parent.changes[parts[-1]] = None

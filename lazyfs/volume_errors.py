@@ -167,14 +167,11 @@ class VolumeDamagedError(VolumeError):
 class UploadInterruptedError(VolumeError):
     """An upload ended before its commit: the volume is as it was."""
 
-    def __init__(self, where: str, why: str, files: int, all_files: int, done: int, all_bytes: int) -> None:
+    def __init__(self, where: str, why: str, resumable: str) -> None:
         super().__init__(
             f"{where}: the upload was interrupted: {why.rstrip('.')}. Nothing has changed in the volume. "
-            f"{files:,} of {all_files:,} files ({done:,} of {all_bytes:,} bytes) are in the store: upload "
-            "the same again within a day, and these are not sent twice."
+            f"{resumable}"
         )
-        self.files = files
-        self.bytes = done
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
 """Two trees that began as the same one become one again, file by file.
 
-What only one side changed is as that side has it. What both changed is as the later one has it: a file is one
-side's or the other's, never a mixture. Removing a file is a change like any other, and removing a directory is
-the removal of the files that were in it; so a file that the other side has put there meanwhile stays, and so
-does its directory. Where one side has a file and the other a directory, the later one's takes the place,
-unless all that the later one did to the directory was to remove files of it.
+What only one side changed is as that side has it. What both changed is as the later one has it: a file is
+one side's or the other's, never a mixture. Removing a file is a change like any other, and removing a
+directory is the removal of the files that were in it; so a file that the other side has put there meanwhile
+stays, and so does its directory. Where one side has a file and the other a directory, the later one's takes
+the place, unless all that the later one did to the directory was to remove files of it.
 """
 
 from __future__ import annotations
