@@ -22,6 +22,8 @@ from benchmarks.peers_ray import ray_peer
 from benchmarks.peers_runc import RuncPeer, runc_peer
 
 ROUNDS = 7
+SETTLED = 2.0
+"""Seconds between the unpacking of a snapshot and its restore, which takes 100 ms longer right behind it."""
 MIB = 1024 * 1024
 
 PROGRAM = f"""{inspect.getsource(model)}
@@ -67,6 +69,7 @@ class SkyliftHosts:
         """On a new host that finds the snapshot in the store, and has had time to unpack it."""
         with self._new_home("") as home:
             home.wait_until_unpacked()
+            time.sleep(SETTLED)
             return self._first_result(home, "restore")
 
     def restore_from_store(self) -> float:

@@ -111,10 +111,10 @@ class RuncBundle:
         self.folder = folder
         self.environment = environment
         self._keeper = keeper
-        self._name = f"skylift-benchmark-{secrets.token_hex(6)}"
+        self.name = f"skylift-benchmark-{secrets.token_hex(6)}"
         root = folder / "root"
         (folder / "upper" / "program.py").write_text(program, encoding="utf-8")
-        (folder / "config.json").write_text(json.dumps(configuration(root, self._name)))
+        (folder / "config.json").write_text(json.dumps(configuration(root, self.name)))
 
     def command(self, arguments: list[str]) -> list[str]:
         """`runc` with arguments, where the root is mounted."""
@@ -137,16 +137,16 @@ class RuncBundle:
         """``runc checkpoint``, which ends the container. Returns the bytes of memory that were written."""
         process.started()
         (self.folder / "work").mkdir()
-        self._runc("checkpoint", *self._images(), self._name)
+        self._runc("checkpoint", *self._images(), self.name)
         return sum(path.stat().st_size for path in self.folder.glob("images/pages-*.img"))
 
     def delete(self) -> None:
         """End the container, where there is one."""
-        self._runc("delete", "--force", self._name)
+        self._runc("delete", "--force", self.name)
 
     @contextlib.contextmanager
     def _process(self, command: list[str]) -> Iterator[RuncProcess]:
-        arguments = [*command, "--detach", "--bundle", str(self.folder), self._name]
+        arguments = [*command, "--detach", "--bundle", str(self.folder), self.name]
         process = RuncProcess(self, arguments)
         try:
             yield process
