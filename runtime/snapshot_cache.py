@@ -10,6 +10,7 @@ opens it before it enters the container's user namespace, and reads on as somebo
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -25,6 +26,8 @@ from skylift.runtime.snapshot_errors import SnapshotSpaceError
 from skylift.runtime.snapshot_manifest import Manifest
 from skylift.runtime.snapshot_packing import WORKERS
 from skylift.runtime.snapshot_unpacking import Unpacking
+
+log = logging.getLogger(__name__)
 
 _BLOCK = 512
 """Bytes that ``st_blocks`` counts in."""
@@ -160,7 +163,7 @@ class SnapshotCache:
         with self._lock:
             entry.users -= 1
             if entry.unwanted and not entry.users:
-                shutil.rmtree(entry.folder, ignore_errors=True)
+                _remove(entry.folder)
         self._make_room()
 
     def _begin(self, name: str, manifest: Manifest) -> _Entry:
@@ -216,7 +219,7 @@ class SnapshotCache:
             return
         entry.folder = gone
         if not entry.users:
-            shutil.rmtree(gone, ignore_errors=True)
+            _remove(gone)
 
     def _note(self, name: str, entry: _Entry) -> None:
         note = _Whole(self._boot, entry.manifest)
@@ -251,3 +254,14 @@ def _done() -> Future[None]:
     future: Future[None] = Future()
     future.set_result(None)
     return future
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder for good; what keeps it from going is said, and the next host tries again."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        log.warning("The snapshot's folder %s was not removed at once: %s", folder, error)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -113,13 +113,13 @@ def test_errors_are_found_among_others() -> None:
 
 def test_a_tree_of_processes() -> None:
     with subprocess.Popen(
-        ["sh", "-c", "cat & echo; wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ["sh", "-c", "sh -c 'echo; cat' & wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as first:
         assert first.stdout is not None
         first.stdout.readline()
         pids = list(tree(first.pid))
         assert first.pid == pids[0]
-        assert 2 == len(pids)
+        assert len(pids) >= 2
         for pid in reversed(pids):
             os.kill(pid, 9)
 
