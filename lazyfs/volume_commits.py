@@ -42,6 +42,9 @@ class Version(msgspec.Struct, frozen=True):
     overwritten_count: int = 0
     parent: str = ""
     """The blob of the version before."""
+    own: str = ""
+    """The tree as it was before it was merged with what others had committed; "" where nothing was merged.
+    Who committed it may begin the next commit with it."""
     skip: str = ""
     """The blob of version ``number & (number - 1)``, so that old ones are found in a few steps."""
 
@@ -163,6 +166,7 @@ class Commits:
                 overwritten=tuple(merge.overwritten),
                 overwritten_count=merge.overwritten_count,
                 parent=head.version,
+                own="" if merged == root else root,
                 skip=self._find(head, skipped) if skipped >= head.oldest else "",
             )
             blob = self.trees.store.put(msgspec.msgpack.encode(version))
@@ -233,8 +237,9 @@ def live_blobs(
         while True:
             seen.add(blob)
             version = commits.load(blob)
-            for _ in trees.blobs(version.root, seen):
-                pass
+            for root in filter(None, (version.root, version.own)):
+                for _ in trees.blobs(root, seen):
+                    pass
             if version.number <= head.oldest:
                 break
             blob = version.parent
