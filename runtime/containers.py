@@ -49,7 +49,7 @@ from skylift.runtime.sleeping import SessionSnapshots, Slept
 from skylift.runtime.snapshot_errors import SnapshotError
 from skylift.runtime.start_error import StartError
 from skylift.runtime.start_paths import Attempt, Restored, StartPaths, Woken
-from skylift.runtime.templates import one_line
+from skylift.runtime.template import one_line
 from skylift.runtime.unix_sockets import fits_address
 from skylift.runtime.work import ContainerWork, WorkServices
 from skylift.wire import ContainerInfo, ContainerState, Problem, SnapshotRef, StartContainer

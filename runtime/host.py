@@ -26,7 +26,8 @@ from skylift.runtime.snapshot_errors import SnapshotError
 from skylift.runtime.snapshot_opening import open_snapshots
 from skylift.runtime.snapshots import Snapshots
 from skylift.runtime.start_paths import StartPaths
-from skylift.runtime.templates import Templates, TemplateServices, one_line
+from skylift.runtime.template import one_line
+from skylift.runtime.templates import Templates, TemplateServices
 from skylift.runtime.usage import UsageSampler
 from skylift.runtime.work import Grace, WorkServices
 from skylift.wire import (

@@ -22,8 +22,9 @@ from skylift.runtime.isolation import (
 )
 from skylift.runtime.snapshot_errors import SnapshotError
 from skylift.runtime.snapshots import Snapshots
+from skylift.runtime.template import Template, one_line
 from skylift.runtime.template_link import TemplateGoneError, TemplateLink
-from skylift.runtime.templates import NOTHING_TO_GAIN, Template, Templates, one_line
+from skylift.runtime.templates import NOTHING_TO_GAIN, Templates
 from skylift.wire import FunctionSpec, SnapshotRef, StartPath
 
 

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from blake3 import blake3
 
 from skylift.runtime.code_cache import CodeCache
 from skylift.runtime.container_files import RUNNER, SOCKET_FOLDER, library_binds, remove_folder
 from skylift.runtime.container_output import ContainerOutput
-from skylift.runtime.gpus import Gpu, GpuInventory
+from skylift.runtime.gpus import GpuInventory
 from skylift.runtime.isolation import (
     Bind,
     CheckpointError,
@@ -36,8 +35,9 @@ from skylift.runtime.isolation import (
 from skylift.runtime.settings import HostSettings
 from skylift.runtime.snapshot_errors import SnapshotDamagedError, SnapshotError, SnapshotMissingError
 from skylift.runtime.snapshots import Snapshots
+from skylift.runtime.template import Template, one_line, template_key
 from skylift.runtime.template_link import SOCKET_NAME, Prepared, TemplateGoneError, TemplateLink
-from skylift.wire import FunctionSpec, SnapshotRef, TemplateInfo, TemplateState, new_id
+from skylift.wire import FunctionSpec, SnapshotRef, TemplateInfo, new_id
 
 MIB = 1024 * 1024
 MAX_TEMPLATES = 16
@@ -48,81 +48,6 @@ MAX_FAILURES = 3
 NOTHING_TO_GAIN = "it imports nothing"
 
 log = logging.getLogger(__name__)
-
-
-def template_key(spec: FunctionSpec, user: str, devices: str = "") -> str:
-    """What containers must have in common to be forked from one template; 32 hex digits.
-
-    `devices` says which GPUs the template sees, where its containers are to have some.
-    """
-    return blake3(
-        msgspec.msgpack.encode(
-            (
-                user,
-                spec.image.fingerprint,
-                spec.image.python,
-                spec.image.sys_path,
-                [mount.path for mount in spec.image.mounts],
-                sorted(spec.image.env.items()),
-                sorted(spec.env.items()),
-                bool(spec.session),
-                spec.preload,
-                spec.template_code,
-                spec.parameters,
-                devices,
-            )
-        )
-    ).hexdigest(16)
-
-
-class Template:
-    """One template, or why there is none."""
-
-    def __init__(self, key: str, spec: FunctionSpec, gpus: tuple[Gpu, ...]) -> None:
-        self.key = key
-        self.spec = spec
-        self.gpus = gpus
-        """Those that it sees, so that its containers can: all of the host's, or none."""
-        self.template_id = new_id("tp")
-        self.label = "sessions" if spec.session else f"{spec.app}.{spec.name}"
-        self.state: TemplateState = "making"
-        self.reason = ""
-        self.restored = False
-        self.snapshot: SnapshotRef | None = None
-        self.created = time.time()
-        self.used = time.monotonic()
-        self.forks: set[str] = set()
-        self.failures = 0
-        """Forks that failed since the last one that did not."""
-        self.ended = False
-        """It worked, and then its process ended."""
-        self.again = False
-        """Its snapshot could not be restored: another one may be made of the same key."""
-        self.plan: ContainerPlan | None = None
-        self.process: ContainerProcess | None = None
-        self.link: TemplateLink | None = None
-        self.settled = asyncio.Event()
-        """It is not about to be made or restored any more."""
-
-    @property
-    def forkable(self) -> bool:
-        """Whether containers can be forked from it now."""
-        return self.state == "ready" and self.process is not None
-
-    def info(self, host_id: str) -> TemplateInfo:
-        """What people are told of it."""
-        return TemplateInfo(
-            template_id=self.template_id,
-            host_id=host_id,
-            label=self.label,
-            state=self.state,
-            reason=self.reason,
-            forks=len(self.forks),
-            memory=self.process.use().memory if self.process is not None else 0,
-            restored=self.restored,
-            snapshot=self.snapshot,
-            created=self.created,
-        )
 
 
 class TemplateServices(msgspec.Struct, frozen=True, kw_only=True):
@@ -517,10 +442,3 @@ class Templates:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def one_line(error: BaseException) -> str:
-    """For reasons."""
-    if isinstance(error, asyncio.TimeoutError):
-        return "it took too long"
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
