@@ -90,6 +90,10 @@ class CachedStore(Store):
                 raise
             return self.folder.store.size(blob)
 
+    def settle(self) -> None:
+        """See `Store.settle`: of the remote store. What the folder loses is fetched again."""
+        self.remote.settle()
+
     def there(self) -> bool:
         """See `Store.there`."""
         return self.remote.there()

@@ -185,7 +185,7 @@ def _write_once(
     except (OSError, AttributeError):  # UnsupportedOperation is an OSError: it is in memory
         descriptor = -1
     before = _state(descriptor) if descriptor >= 0 else None
-    sender = _Sender(store, durable)
+    sender = _Sender(store)
     if before is None:
         pieces = _stream_pieces(file, sender)
         total = 0
@@ -209,6 +209,8 @@ def _write_once(
                 after = _state(file.name)
         if after != before:
             raise ChangedError(name, before.difference(after) if after else "it is no ordinary file now")
+    if durable:
+        store.settle()  # those that were found as well
     return ChunkedFile(done, tuple(chunks))
 
 
@@ -289,9 +291,8 @@ def _in_order(pieces: Iterator[_Piece], workers: int) -> Iterator[Chunk]:
 class _Sender:
     """Compresses and puts. Thread-safe."""
 
-    def __init__(self, store: Store, durable: bool) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._durable = durable
         self._thread = threading.local()
         self._there: set[str] = set()
         """Put or found by this write: not asked for again."""
@@ -305,7 +306,7 @@ class _Sender:
         blob = blob_name(kept)
         if blob not in self._there:
             if not self._has_whole(blob, len(kept)):
-                self._store.put(kept, durable=self._durable)
+                self._store.put(kept)
             self._there.add(blob)
         return Chunk(blob, len(data), "zstd" if pays else "raw")
 

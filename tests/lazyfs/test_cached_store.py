@@ -127,6 +127,7 @@ class TestReadingAndWriting:
             store.size(blob)
         store.put(b"some bytes")
         assert remote.has(blob)
+        store.settle()
 
     def test_missing_deleted_listed(self, store: CachedStore, remote: Remote) -> None:
         for read in (store.get, store.view, store.path, store.size):

@@ -109,8 +109,21 @@ class TestWriting:
         file = write_chunks(io.BytesIO(NOISE), store)
         os.truncate(store.path(file.chunks[1].blob), 10)
 
-        write_chunks(io.BytesIO(NOISE), store, durable=True)
+        write_chunks(io.BytesIO(NOISE), store)
         assert NOISE == read_range(file, store, 0, len(NOISE))
+
+    def test_durable_ones_are_settled_at_the_end(self, tmp_path: Path) -> None:
+        settled: list[int] = []
+
+        class Store(CountingStore):
+            def settle(self) -> None:
+                settled.append(len(self.sent))
+                super().settle()
+
+        store = Store(tmp_path / "s")
+        write_chunks(io.BytesIO(NOISE), store)
+        write_chunks(io.BytesIO(NOISE), store, durable=True)
+        assert [3] == settled
 
     def test_progress_grows_to_the_whole_size(self, store: CountingStore, path: Path) -> None:
         seen: list[tuple[int, int]] = []

@@ -205,7 +205,8 @@ class History:
         if chosen == 1:
             raise Killed
         if chosen == 2 and self.depth < 2:
-            self.act()
+            for _ in range(1 + self.choose(8)):
+                self.act()
 
     def act(self) -> None:
         self.depth += 1
@@ -219,10 +220,13 @@ class History:
     def action(self) -> None:
         kind = self.choose(7)
         if kind <= 1:
-            self.uploads.append(Upload(self, str(self.choose(3)), [self.choose(5) for _ in range(3)]))
+            self.uploads.append(Upload(self, str(self.choose(3)), [self.choose(5) for _ in range(2)]))
         if kind <= 3 and self.uploads:
             upload = self.uploads.pop(self.choose(len(self.uploads)))
-            if upload.step():  # one that was killed does not come back
+            more = True
+            for _ in range(1 + self.choose(5)):
+                more = more and upload.step()
+            if more:  # one that was killed does not come back
                 self.uploads.append(upload)
         elif kind == 4:
             self.names.delete(f"images/{self.choose(3)}")
@@ -249,7 +253,7 @@ class History:
         assert {name.split("/")[0] for name in self.names.values} <= {"images", "sweeps"}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(
     randomness=st.randoms(use_true_random=False),
     actions=st.integers(1, 60),
