@@ -30,6 +30,8 @@ _NO_CLAMP = str(2**32 - 1)
 _INODE = 128
 """Bytes that an entry takes in the image at most, beside its content; roughly."""
 _BLOCK = 4096
+_LONGEST_NAME = 255
+"""Bytes; erofs-utils up to 1.5 cut such a name short, and then do not find the file."""
 
 
 class LayerError(StoreError):
@@ -80,7 +82,7 @@ def make_image(folder: Path, image: Path, *, all_root: bool = False) -> None:
     """Write a folder's content as an EROFS image. Raises `LayerError`."""
     if not folder.is_dir():
         raise LayerError(f"{folder} is not a folder, so no layer can be made of it.")
-    _check_room(folder, image.parent)
+    longest = _check_tree(folder, image.parent)
     command = ["mkfs.erofs", "--quiet", "-d1", "-U", _UUID]
     if all_root:
         command.append("--all-root")
@@ -100,15 +102,19 @@ def make_image(folder: Path, image: Path, *, all_root: bool = False) -> None:
     if done.returncode:
         said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
         why = said[-1] if said else f"it ended with {done.returncode}"
+        if len(os.fsencode(longest)) == _LONGEST_NAME:
+            why = f"its version here knows no names of {_LONGEST_NAME} bytes, as of {longest!r} ({why})"
         raise LayerError(f"mkfs.erofs could not make a layer of {folder}: {why}")
 
 
-def _check_room(folder: Path, where: Path) -> None:
-    """mkfs.erofs writes holes as zeros, and says little when the disk is full."""
+def _check_tree(folder: Path, where: Path) -> str:
+    """The longest name in it. mkfs.erofs writes holes as zeros, and says little when the disk is full."""
     needed = 0
+    longest = ""
     seen: set[tuple[int, int]] = set()
     for path, folders, files in os.walk(folder, onerror=_unreadable):
         needed += _BLOCK + _INODE * (len(folders) + len(files))
+        longest = max([longest, *folders, *files], key=lambda name: len(os.fsencode(name)))
         for name in files:
             found = os.lstat(os.path.join(path, name))
             if stat.S_ISREG(found.st_mode):
@@ -123,6 +129,7 @@ def _check_room(folder: Path, where: Path) -> None:
             f"A layer of {folder} takes {needed:,} bytes in {where} while it is made (holes in files count "
             f"in full), and {free:,} are free there. Free some, or set TMPDIR to a folder on a larger disk."
         )
+    return longest
 
 
 def _unreadable(error: OSError) -> None:
