@@ -81,7 +81,7 @@ def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     with (tmp_path / "tree" / "hole").open("wb") as file:
         file.truncate(8 << 40)
-    with pytest.raises(LayerError, match="holes in files count in full.*set TMPDIR to a folder on a larger"):
+    with pytest.raises(LayerError, match=r"holes in files count in full.*set TMPDIR to a folder on a larger"):
         make_image(tmp_path / "tree", tmp_path / "image")
 
 
@@ -97,7 +97,7 @@ def test_a_name_that_mkfs_cuts_short_is_told(tmp_path: Path) -> None:
 def test_without_erofs_utils(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tree").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LayerError, match="mkfs.erofs is missing.*install erofs-utils"):
+    with pytest.raises(LayerError, match=r"mkfs.erofs is missing.*install erofs-utils"):
         make_image(tmp_path / "tree", tmp_path / "image")
 
 
