@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from counting_store import CountingStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,6 @@ from skylift.lazyfs.chunked import CHUNK_SIZE, ChunkedFile, encode, write_chunks
 from skylift.lazyfs.fetching import Fetching
 from skylift.lazyfs.local_copy import LocalCopy, remember_layer, remembered_layer
 from skylift.lazyfs.store import LocalStore, blob_name
-from tests.lazyfs.counting_store import CountingStore
 
 LAYER = "ab" * 32
 SIZE = 6 * CHUNK_SIZE + 1234
