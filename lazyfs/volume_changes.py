@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from skylift.lazyfs.chunked import ChangedError
+from skylift.lazyfs.leases import Lease
 from skylift.lazyfs.trees import Entry, Trees, link_entry
 from skylift.lazyfs.volume_content import opened, put_file
 from skylift.lazyfs.volume_edits import TreeEditor
-from skylift.lazyfs.volume_leases import Lease
 from skylift.lazyfs.volume_paths import Parts, text
 from skylift.lazyfs.volume_scan import Found, scan
 

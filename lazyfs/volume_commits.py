@@ -7,12 +7,16 @@ changed, after it everything has. Who finds that the record is another's by now 
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from skylift.lazyfs.garbage import Reach
+from skylift.lazyfs.leases import Lease, LeaseRecord
 from skylift.lazyfs.names import Names
+from skylift.lazyfs.store import BlobMissingError, Store
 from skylift.lazyfs.trees import TreeFormatError, Trees
 from skylift.lazyfs.volume_errors import VersionNotFoundError, VolumeError, VolumeNotFoundError
 from skylift.lazyfs.volume_merge import Changes, Merge, changes_between
@@ -117,13 +121,18 @@ class Commits:
 
     def history(self) -> Iterator[Version]:
         """All versions that there are, the newest first."""
+        return (version for _, version in self.chain())
+
+    def chain(self) -> Iterator[tuple[str, Version]]:
+        """The same, each with its blob."""
         head = self.head()
-        version = self.load(head.version)
+        blob = head.version
         while True:
-            yield version
+            version = self.load(blob)
+            yield blob, version
             if version.number <= head.oldest:
                 return
-            version = self.load(version.parent)
+            blob = version.parent
 
     def commit(
         self,
@@ -132,12 +141,14 @@ class Commits:
         *,
         who: str = "",
         message: str = "",
+        lease: Lease | None = None,
         check: Callable[[str], None] | None = None,
     ) -> Version:
         """Make a tree the newest version. It began as `base`, another tree; what came since is merged.
 
         What is not in `base` and what only others changed stays as they have it; of what both changed this
         commit's stays. Where that leaves nothing to change, there is no new version: the newest is returned.
+        `lease` is the one under which the tree was written: it is renewed before and after the head changes.
         `check` is called with the root that is newest, and may refuse by raising.
 
         Once this returns, the version outlives a power failure. Until then the volume is as it was.
@@ -171,9 +182,12 @@ class Commits:
             )
             blob = self.trees.store.put(msgspec.msgpack.encode(version))
             self.trees.store.settle()
-            if self._swap(raw, msgspec.structs.replace(head, version=blob, number=number)):
-                return version
-            if self._has(number, blob):  # it was done, and the answer was lost
+            if lease is not None:
+                lease.renew_when_due()
+            done = self._swap(raw, msgspec.structs.replace(head, version=blob, number=number))
+            if done or self._has(number, blob):  # it may be done though the answer was lost
+                if lease is not None:
+                    lease.renew_when_due()
                 return version
 
     def forget_before(self, number: int) -> None:
@@ -217,33 +231,37 @@ class Commits:
         return blob
 
 
-def live_blobs(
-    trees: Trees, names: Names, leased: Iterable[str] = (), seen: set[str] | None = None
-) -> set[str]:
-    """Every blob that the volumes need, and the trees in `leased`. For collectors.
+def volumes_reach(store: Store, names: Names) -> Reach:
+    """What the volumes in a store need: all their versions, and the trees that leases name. For `collect`.
 
-    With `seen`, what is in there already is not looked at again; the rest is added to it.
-
-    Raises what the store raises: then what is needed is not known, and nothing may be deleted.
+    What was found is remembered, so that it is quick when it is asked again: make one for each collection.
     """
-    seen = set() if seen is None else seen
-    for name in names.under("volumes"):
-        raw = names.get(name)
-        if raw is None or not name.endswith("/head"):
-            continue
-        commits = Commits(trees, names, name.split("/")[1], "")
-        head = msgspec.json.decode(raw, type=Head)
-        blob = head.version
-        while True:
-            seen.add(blob)
-            version = commits.load(blob)
+    trees = Trees(store, kept_entries=0)
+    seen: set[str] = set()
+    """Blobs whose trees have been walked to their ends, unless one raises: then all is void."""
+
+    def versions() -> Iterator[Version]:
+        for name in names.under("volumes"):
+            if name.endswith("/head"):
+                commits = Commits(trees, names, name.split("/")[1], name.split("/")[1])
+                with contextlib.suppress(VolumeNotFoundError):  # deleted just now
+                    for blob, version in commits.chain():
+                        seen.add(blob)
+                        yield version
+
+    def reach(leases: Sequence[LeaseRecord]) -> Iterator[str]:
+        nonlocal seen
+        for version in versions():
             for root in filter(None, (version.root, version.own)):
-                for _ in trees.blobs(root, seen):
-                    pass
-            if version.number <= head.oldest:
-                break
-            blob = version.parent
-    for root in leased:
-        for _ in trees.blobs(root, seen):
-            pass
-    return seen
+                yield from trees.blobs(root, seen)
+        for lease in leases:
+            for root in lease.trees:
+                walked = set(seen)
+                try:
+                    yield from trees.blobs(root, walked)
+                except BlobMissingError:
+                    continue  # of a container whose volume was deleted, part of it may be gone
+                seen |= walked
+        yield from seen
+
+    return reach

@@ -26,7 +26,8 @@ import contextlib
 from collections.abc import Iterator
 
 from skylift.lazyfs.chunked import ChunkedFormatError
-from skylift.lazyfs.store import BlobDamagedError, BlobMissingError, StoreFullError
+from skylift.lazyfs.leases import LeaseLostError
+from skylift.lazyfs.store import BlobDamagedError, BlobMissingError, StoreError, StoreFullError
 from skylift.lazyfs.trees import TreeFormatError
 
 
@@ -185,8 +186,11 @@ def explaining(where: str, doing: str) -> Iterator[None]:
         raise VolumeDamagedError(where, doing, str(error)) from error
     except VolumeError:
         raise
-    except OSError as error:
-        raise VolumeUnreachableError(where, doing, str(error.strerror or error)) from error
+    except LeaseLostError as error:
+        raise VolumeError(f"{where}: {doing} did not work. {error}") from error
+    except (OSError, StoreError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise VolumeUnreachableError(where, doing, why.rstrip(".")) from error
 
 
 def _small(where: str) -> str:

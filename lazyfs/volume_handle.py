@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from skylift.lazyfs.leases import Lease
 from skylift.lazyfs.trees import Entry
 from skylift.lazyfs.volume_commits import Commits, Version
 from skylift.lazyfs.volume_edits import TreeEditor
@@ -16,7 +17,6 @@ from skylift.lazyfs.volume_errors import (
     PathNotDirectoryError,
     explaining,
 )
-from skylift.lazyfs.volume_leases import Lease
 from skylift.lazyfs.volume_paths import Parts, parts_of, text
 from skylift.lazyfs.volume_reading import FileInfo, VolumeVersion, VolumeView
 from skylift.lazyfs.volume_uploads import Progress, Upload
@@ -116,11 +116,15 @@ class Volume:
 
         Raises `VersionNotFoundError`.
         """
-        with explaining(self._where, f"restoring version {number}"), self._lease("restoring"):
+        with explaining(self._where, f"restoring version {number}"), self._lease("restoring") as lease:
             old = self.commits.at(number)
             newest = self.commits.newest().root
             return self.commits.commit(
-                newest, old.root, who=who, message=message or f"restored version {number}"
+                newest,
+                old.root,
+                who=who,
+                message=message or f"restored version {number}",
+                lease=lease,
             )
 
     def forget_before(self, number: int) -> None:
@@ -232,12 +236,12 @@ class Volume:
         return self._edit(edit, who, message or named)
 
     def _edit(self, edit: Callable[[VolumeView, TreeEditor], None], who: str, message: str) -> Version:
-        with explaining(self._where, "changing it"), self._lease("changing"):
+        with explaining(self._where, "changing it"), self._lease("changing") as lease:
             base = self.commits.newest().root
             now_ns = int(self.commits.clock() * 1e9)
             editor = TreeEditor(self.commits.trees, base, self._where, now_ns)
             edit(VolumeView(self.commits.trees, base, self._where), editor)
-            return self.commits.commit(base, editor.write(), who=who, message=message)
+            return self.commits.commit(base, editor.write(), who=who, message=message, lease=lease)
 
     def _lease(self, what: str) -> Lease:
         return Lease(self.commits.names, f"{what} volume {self.name}", clock=self.commits.clock)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
 from skylift.lazyfs.chunked import ChangedError
+from skylift.lazyfs.leases import Lease, LeaseLostError
 from skylift.lazyfs.store import StoreError, StoreFullError
 from skylift.lazyfs.trees import Entry, link_entry
 from skylift.lazyfs.volume_commits import Commits, Version
@@ -26,7 +27,6 @@ from skylift.lazyfs.volume_errors import (
     VolumeFullError,
     explaining,
 )
-from skylift.lazyfs.volume_leases import Lease
 from skylift.lazyfs.volume_paths import Parts, parts_of, text
 
 _WORKERS = 4
@@ -153,6 +153,7 @@ class Upload:
                     root,
                     who=self._who,
                     message=self._message or _described(list(entries)),
+                    lease=lease,
                     check=self._check,
                 )
 
@@ -187,6 +188,8 @@ class Upload:
                     future.result()
             except StoreFullError as error:
                 raise VolumeFullError(self._where, "the upload", f"{error} {counter.resumable()}") from error
+            except LeaseLostError:
+                raise
             except (StoreError, OSError, ValueError) as error:
                 raise UploadInterruptedError(self._where, str(error), counter.resumable()) from error
             finally:

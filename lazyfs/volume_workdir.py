@@ -18,13 +18,13 @@ from typing import NamedTuple
 
 import msgspec
 
+from skylift.lazyfs.leases import Lease, LeaseLostError
 from skylift.lazyfs.trees import Entry
 from skylift.lazyfs.volume_changes import TICK_NS, FolderChanges, Known, Skipped, fingerprint_of
 from skylift.lazyfs.volume_checkout import Checkout
 from skylift.lazyfs.volume_commits import Version
 from skylift.lazyfs.volume_errors import VolumeBusyError, explaining
 from skylift.lazyfs.volume_handle import Volume
-from skylift.lazyfs.volume_leases import Lease
 from skylift.lazyfs.volume_paths import Parts
 
 
@@ -86,13 +86,7 @@ class Workdir:
             self._empty = self._trees.put(()).blob
             self._resuming = False
             self._state = self._begin(base)
-            self._lease = Lease(
-                self._commits.names,
-                f"in use: volume {volume.name}",
-                writing=False,
-                trees=self._needed(),
-                clock=self._commits.clock,
-            )
+            self._lease = self._take_lease()
             self._finish()
             self._resuming = False
             # Nobody can have written to these files yet. Who does so now gives them another time.
@@ -133,14 +127,17 @@ class Workdir:
                     self._state.reloading = done.version.root
                     self._state.number = done.version.number
                     self._save(self._state)
-                    self._lease.renew((*self._needed(), done.version.root))
+                    self.renew()
                     self._finish()
-                self._lease.renew(self._needed())
+                self.renew()
             return done
 
     def renew(self) -> None:
         """Say that this is still in use. Raises OSError."""
-        self._lease.renew()
+        try:
+            self._lease.renew(self._needed())
+        except LeaseLostError:  # this machine slept
+            self._lease = self._take_lease()
 
     def close(self) -> None:
         """Let go of the volume. Nothing is committed here. The folder stays, the file of its state goes."""
@@ -171,10 +168,19 @@ class Workdir:
                 self._known = changes.known
                 self._state.committing = root
                 self._save(self._state)
-                version = self._commits.commit(self._state.view, root, who=who, message=message)
+                version = self._commits.commit(self._state.view, root, who=who, message=message, lease=lease)
                 self._save(_State(self._state.lower, root, version.number))
-                self._lease.renew(self._needed())
+                self.renew()
         return Committed(version, tuple(changes.skipped))
+
+    def _take_lease(self) -> Lease:
+        return Lease(
+            self._commits.names,
+            f"container with volume {self.volume.name}",
+            writing=False,
+            trees=self._needed(),
+            clock=self._commits.clock,
+        )
 
     def _begin(self, base: Version | None) -> _State:
         if self._file is not None:
@@ -229,7 +235,7 @@ class Workdir:
 
     def _needed(self) -> tuple[str, ...]:
         state = self._state
-        return tuple({root for root in (state.lower, state.view, state.committing) if root})
+        return tuple({root for root in (state.lower, state.view, state.committing, state.reloading) if root})
 
     def _save(self, state: _State) -> None:
         self._state = state

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable
 
+from skylift.lazyfs.leases import Lease
 from skylift.lazyfs.names import Names, check_name
 from skylift.lazyfs.store import Store
 from skylift.lazyfs.trees import Trees
@@ -22,7 +23,6 @@ from skylift.lazyfs.volume_errors import (
     explaining,
 )
 from skylift.lazyfs.volume_handle import Volume, VolumeInfo
-from skylift.lazyfs.volume_leases import Lease
 from skylift.wire.ids import is_id, new_id
 
 __all__ = ["Volume", "VolumeInfo", "Volumes"]
