@@ -20,6 +20,7 @@ from skylift.lazyfs.store import BlobMissingError, Store
 from skylift.lazyfs.trees import TreeFormatError, Trees
 from skylift.lazyfs.volume_errors import VersionNotFoundError, VolumeError, VolumeNotFoundError
 from skylift.lazyfs.volume_merge import Changes, Merge, changes_between
+from skylift.lazyfs.volume_paths import printable
 
 _MOST_MESSAGE = 1000
 
@@ -42,7 +43,7 @@ class Version(msgspec.Struct, frozen=True):
     """Bytes of all files."""
     overwritten: tuple[str, ...] = ()
     """Paths that another commit had changed too, since the one that this one began with: this one's stayed.
-    The first 100."""
+    The first 100, in a form that can be printed."""
     overwritten_count: int = 0
     parent: str = ""
     """The blob of the version before."""
@@ -169,12 +170,12 @@ class Commits:
                 number=number,
                 root=merged,
                 time=self.clock(),
-                who=who,
-                message=message[:_MOST_MESSAGE],
+                who=printable(who),
+                message=printable(message)[:_MOST_MESSAGE],
                 changes=changes_between(self.trees, newest.root, merged),
                 files=written.files,
                 size=written.size,
-                overwritten=tuple(merge.overwritten),
+                overwritten=tuple(map(printable, merge.overwritten)),
                 overwritten_count=merge.overwritten_count,
                 parent=head.version,
                 own="" if merged == root else root,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -67,9 +68,25 @@ def put_file(file: BinaryIO, name: bytes, store: Store, advance: Advance | None 
 
 
 def put_stream(
-    file: BinaryIO, name: bytes, mode: int, mtime_ns: int, store: Store, advance: Advance | None = None
+    file: BinaryIO,
+    size: int,
+    name: bytes,
+    mode: int,
+    mtime_ns: int,
+    store: Store,
+    advance: Advance | None = None,
 ) -> Entry:
-    """Put what a file object has from where it stands in the store. Raises what it and the store raise."""
+    """Put what a file object has from where it stands in the store; `size` is about how much, 0 if unknown.
+
+    Raises what it and the store raise.
+    """
+    if 0 < size <= INLINE_LIMIT:
+        content = file.read()
+        if len(content) <= INLINE_LIMIT:
+            if advance is not None:
+                advance(len(content))
+            return inline_entry(name, content, mode, mtime_ns)
+        file = io.BytesIO(content)
     chunks = write_chunks(file, store, progress=_advancing(advance))
     return file_entry(name, chunks, mode, mtime_ns, store)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TypeAlias
 
-from skylift.lazyfs.trees import MAX_DEPTH, MAX_NAME, MAX_PATH, name_problem
+from skylift.lazyfs.trees import MAX_DEPTH, MAX_PATH, name_problem
 from skylift.lazyfs.volume_errors import PathInvalidError
 
 Parts: TypeAlias = tuple[bytes, ...]
@@ -23,7 +23,7 @@ def parts_of(where: str, path: str | bytes) -> Parts:
     try:
         data = os.fsencode(path)
     except UnicodeEncodeError:
-        raise PathInvalidError(where, ascii(path), "it is not text that can be written as UTF-8") from None
+        raise PathInvalidError(where, str(path), "it cannot be written as UTF-8") from None
     parts = tuple(part for part in data.split(b"/") if part not in (b"", b"."))
     if b".." in parts:
         raise PathInvalidError(where, show(data), "'..' could lead out of it; write the path without it")
@@ -58,8 +58,10 @@ def show(data: bytes) -> str:
     return os.fsdecode(data)
 
 
+def printable(shown: str) -> str:
+    """Text that can be written as UTF-8: what a path has that cannot be is escaped."""
+    return shown.encode("utf-8", "backslashreplace").decode()
+
+
 def _short(path: str) -> str:
     return path if len(path) <= 100 else f"{path[:60]}…{path[-39:]}"
-
-
-__all__ = ["MAX_NAME", "Parts", "check_length", "parts_of", "show", "text"]

@@ -101,7 +101,7 @@ class Upload:
         else:
             if isinstance(local, io.TextIOBase):
                 raise TypeError(f"{text(parts)} needs a file object that reads bytes: open(…, 'rb').")
-            if into:
+            if into and parts:
                 raise PathInvalidError(self._where, text(parts) + "/", "a file object needs a file's name")
             size = _length(local)
             planned = _Planned(parts, local, size, 0o644 if mode is None else mode, time.time_ns())
@@ -181,19 +181,20 @@ class Upload:
                 entries[planned.parts] = self._send_one(planned, counter)
                 counter.file_done()
 
-        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="upload") as pool:
-            try:
-                done, _ = wait([pool.submit(send, each) for each in sending], return_when=FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
-            except StoreFullError as error:
-                raise VolumeFullError(self._where, "the upload", f"{error} {counter.resumable()}") from error
-            except LeaseLostError:
-                raise
-            except (StoreError, OSError, ValueError) as error:
-                raise UploadInterruptedError(self._where, str(error), counter.resumable()) from error
-            finally:
-                stop.set()
+        try:
+            with ThreadPoolExecutor(_WORKERS, thread_name_prefix="upload") as pool:
+                try:
+                    done, _ = wait([pool.submit(send, each) for each in sending], return_when=FIRST_EXCEPTION)
+                finally:
+                    stop.set()  # those that are being sent are sent to their ends
+            for future in done:
+                future.result()
+        except LeaseLostError:
+            raise
+        except StoreFullError as error:
+            raise VolumeFullError(self._where, "the upload", f"{error} {counter.resumable()}") from error
+        except (StoreError, OSError, ValueError) as error:
+            raise UploadInterruptedError(self._where, str(error), counter.resumable()) from error
         return {planned.parts: entries[planned.parts] for planned in sending}
 
     def _send_one(self, planned: _Planned, counter: _Counter) -> Entry:
@@ -202,7 +203,9 @@ class Upload:
         source = planned.source
         if not isinstance(source, Path):
             assert source is not None
-            return put_stream(source, name, planned.mode, planned.mtime_ns, store, counter.advance)
+            return put_stream(
+                source, planned.size, name, planned.mode, planned.mtime_ns, store, counter.advance
+            )
         if stat.S_ISLNK(planned.mode):
             return link_entry(name, os.fsencode(os.readlink(source)), planned.mtime_ns)
         for attempt in range(_MOST_READS):
