@@ -373,9 +373,8 @@ class TestUploads:
         assert str(caught.value) == (
             "Volume 'data': the upload did not work, and nothing has changed. The store in /store is full: "
             "1,000 bytes were to be written and 7 are free. Free some space on that disk, or set "
-            "SKYLIFT_HOME to a folder on a larger one. "
-            "0 of 1 files (0 of 1,000 bytes) are in the store: upload the same "
-            "again within a day, and these are not sent twice."
+            "SKYLIFT_HOME to a folder on a larger one. 0 of 1 files (0 of 1,000 bytes) are in the store: "
+            "upload the same again within a day, and these are not sent twice."
         )
         with pytest.raises(VolumeFullError, match="changing it did not work, and nothing has changed"):
             volume.copy_files(["/d"], "/b", recursive=True)
