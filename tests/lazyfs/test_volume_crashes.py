@@ -97,10 +97,11 @@ def test_an_upload_killed_at_each_step(seed: int) -> None:
             except Killed:
                 pass
             machine.revive()
+            volume = machine.volumes().from_name("data")
             found = contents(volume)
             assert found in (expected, {**expected, **new})
             machine.collect()
-            assert found == contents(volume)
+            assert found == contents(machine.volumes().from_name("data"))
             if not killed:
                 break
             step += 1
@@ -182,9 +183,10 @@ def test_a_container_s_commit_killed_at_any_step(
     assert found == after if done else found in (old, after)
     done = found == after
     machine.collect()
-    assert found == contents(volume)
+    assert found == contents(machine.volumes().from_name("data"))
 
     # Another process goes on. What others do meanwhile is newer than what was committed already.
+    volume = machine.volumes().from_name("data")
     path = chance.choice(list(new))
     put(volume, {path: b"newer"})
     again = Work(volume, folder, overlay=False, state=state)
@@ -195,6 +197,7 @@ def test_a_container_s_commit_killed_at_any_step(
         again.reload()
     except Killed:
         machine.revive()
+        volume = machine.volumes().from_name("data")
         again = Work(volume, folder, overlay=False, state=state)
         again.reload()
     machine.revive()
