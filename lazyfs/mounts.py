@@ -150,7 +150,8 @@ def unpack_layer(
     layer: str, store: Store, target: Path, *, scratch: Path | None = None, progress: Progress | None = None
 ) -> None:
     """Fetch a layer whole and write its files to `target`, which must not be there; for where `why_not` has
-    something to say. Owners are kept where root does it.
+    something to say. Owners are kept where root does it; hard links become files of their own, and extended
+    attributes are lost, since ``fsck.erofs`` brings neither.
 
     Its image lies under `scratch` meanwhile (by default in the system's temporary folder). `target` appears
     when it is whole. Raises `MountError`, and what `ChunkedReader.copy_to` raises.
