@@ -151,7 +151,7 @@ def unpack_layer(
 ) -> None:
     """Fetch a layer whole and write its files to `target`, which must not be there; for where `why_not` has
     something to say. Owners are kept where root does it; hard links become files of their own, and extended
-    attributes are lost, since ``fsck.erofs`` brings neither.
+    attributes and set-user-id bits are lost, since ``fsck.erofs`` does not bring them.
 
     Its image lies under `scratch` meanwhile (by default in the system's temporary folder). `target` appears
     when it is whole. Raises `MountError`, and what `ChunkedReader.copy_to` raises.
