@@ -154,6 +154,16 @@ def write_chunks(
         return _write_once(file, store, durable, workers, progress)
 
 
+def write_small(data: bytes, store: Store) -> ChunkedFile:
+    """The same for bytes that make one chunk, without threads: for many small files.
+
+    Raises ValueError for more than `CHUNK_SIZE` bytes, and what `store` raises.
+    """
+    if len(data) > CHUNK_SIZE:
+        raise ValueError(f"{len(data):,} bytes are more than one chunk")
+    return ChunkedFile(len(data), (_Sender(store).send(data),) if data else ())
+
+
 class _State(NamedTuple):
     """What shows that a file was written to."""
 

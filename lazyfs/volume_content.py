@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from skylift.lazyfs.chunked import CHUNK_SIZE, ChangedError, write_chunks
+from skylift.lazyfs.chunked import CHUNK_SIZE, ChangedError, write_chunks, write_small
 from skylift.lazyfs.store import Store
 from skylift.lazyfs.trees import INLINE_LIMIT, Entry, file_entry, inline_entry
 
@@ -45,16 +45,18 @@ def put_file(file: BinaryIO, name: bytes, store: Store, advance: Advance | None 
         before = os.fstat(descriptor)
     mode = stat.S_IMODE(before.st_mode)
     os.lseek(descriptor, 0, os.SEEK_SET)
-    if before.st_size <= INLINE_LIMIT:
-        content = os.pread(descriptor, INLINE_LIMIT + 1, 0)
-        if len(content) != before.st_size:
+    if before.st_size <= CHUNK_SIZE:
+        content = _read(file, before.st_size)
+        if content is None:
             raise ChangedError(os.fsdecode(name), "its size changed")
-        entry = inline_entry(name, content, mode, before.st_mtime_ns)
+        if len(content) <= INLINE_LIMIT:
+            entry = inline_entry(name, content, mode, before.st_mtime_ns)
+        else:
+            entry = file_entry(name, write_small(content, store), mode, before.st_mtime_ns, store)
         if advance is not None:
             advance(len(content))
     else:
-        workers = 1 if before.st_size <= CHUNK_SIZE else 4
-        chunks = write_chunks(file, store, workers=workers, progress=_advancing(advance))
+        chunks = write_chunks(file, store, progress=_advancing(advance))
         entry = file_entry(name, chunks, mode, before.st_mtime_ns, store)
     after = os.fstat(descriptor)
     # The time of the change as well: that of the writing can be set back.
@@ -89,6 +91,17 @@ def put_stream(
         file = io.BytesIO(content)
     chunks = write_chunks(file, store, progress=_advancing(advance))
     return file_entry(name, chunks, mode, mtime_ns, store)
+
+
+def _read(file: BinaryIO, size: int) -> bytes | None:
+    """All of a file; None where it has another size by now."""
+    content = b""
+    while len(content) <= size:
+        more = file.read(size + 1 - len(content))
+        if not more:
+            break
+        content += more
+    return content if len(content) == size else None
 
 
 def _advancing(advance: Advance | None) -> Callable[[int, int], None] | None:

@@ -22,6 +22,7 @@ from skylift.lazyfs.chunked import (
     encode,
     read_range,
     write_chunks,
+    write_small,
 )
 from skylift.lazyfs.store import BlobDamagedError, BlobMissingError, Bytes, LocalStore, StoreError
 
@@ -305,3 +306,11 @@ class TestFormat:
         with pytest.raises(ChunkedFormatError) as caught:
             decode(encode(file))
         assert f"contradicts itself: {problem}" in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"a", bytes(CHUNK_SIZE), os.urandom(3000)], ids=len)
+def test_a_small_file_is_the_same_as_by_threads(tmp_path: Path, data: bytes) -> None:
+    store = LocalStore(tmp_path / "store")
+    assert write_chunks(io.BytesIO(data), store) == write_small(data, store)
+    with pytest.raises(ValueError, match="1,048,577 bytes are more than one chunk"):
+        write_small(bytes(CHUNK_SIZE + 1), store)
