@@ -23,6 +23,7 @@ import msgspec
 
 from skylift.lazyfs import daemon_messages as messages
 from skylift.lazyfs import fuse_protocol, mount_calls
+from skylift.lazyfs.cached_store import CachedStore
 from skylift.lazyfs.chunked import decode
 from skylift.lazyfs.fetching import Fetching
 from skylift.lazyfs.local_copy import LocalCopy, remember_layer, remembered_layer
@@ -37,7 +38,7 @@ FILES, COPIES, SERVED = "files", "copies", "served.json"
 
 _LAYER = re.compile(r"[0-9a-f]{64}")
 _STORE_CACHE = 64 << 20
-"""Bytes of the folder in front of a store that is far away: what is read is kept in the copies already."""
+"""Bytes of the folder in front of a store that is far away, which is not used."""
 
 
 class Worker:
@@ -172,7 +173,9 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     folder: Path = options.folder
-    store = open_store(options.store, folder, cache=folder / "store-cache", cache_budget=_STORE_CACHE).store
+    opened = open_store(options.store, folder, cache=folder / "store-cache", cache_budget=_STORE_CACHE)
+    # What is read is kept in the copies, and not once more.
+    store = opened.store.remote if isinstance(opened.store, CachedStore) else opened.store
     fetching = Fetching(patience=options.patience)
     worker = Worker(folder, store, fetching)
     control = Control(socket.socket(fileno=options.listening), worker)
