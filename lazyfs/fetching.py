@@ -24,13 +24,16 @@ _LOOKS = 20
 class Flight:
     """One chunk on its way."""
 
-    def __init__(self, bring: Callable[[], Bytes | None]) -> None:
-        """`bring` returns the chunk's bytes where they could not be kept on the disk."""
+    def __init__(self, bring: Callable[[], Bytes | None], land: Callable[[Bytes | None], None]) -> None:
+        """`bring` returns the chunk's bytes, or None where they are on the disk already; `land` gets the same
+        (None after an error, too) once those who wait have their answer, and puts it there."""
         self._bring = bring
+        self._land = land
         self._lock = threading.Lock()
         self._begun = False
         self.hurried = False
         self.future: Future[Bytes | None] = Future()
+        self.landed = threading.Event()
 
     def run(self) -> None:
         """Called by a thread of `Fetching`; a second call does nothing."""
@@ -38,12 +41,17 @@ class Flight:
             if self._begun:
                 return
             self._begun = True
-        if not self.future.set_running_or_notify_cancel():
-            return
+        data = None
+        if self.future.set_running_or_notify_cancel():
+            try:
+                data = self._bring()
+                self.future.set_result(data)
+            except BaseException as error:  # goes to who waits
+                self.future.set_exception(error)
         try:
-            self.future.set_result(self._bring())
-        except BaseException as error:  # goes to who waits
-            self.future.set_exception(error)
+            self._land(data)
+        finally:
+            self.landed.set()
 
 
 class Waiting:

@@ -131,12 +131,10 @@ class LocalCopy(ServedFile):
                 return
             self._closed = True
             flights = list(self._flights.values())
-        for flight in flights:
-            flight.future.cancel()
         # What runs uses the descriptors.
-        for flight in flights:
-            with contextlib.suppress(BaseException):
-                flight.future.result(timeout=self._fetching.patience)
+        running = [flight for flight in flights if not flight.future.cancel()]
+        for flight in running:
+            flight.landed.wait(self._fetching.patience)
         self._opened.close()
 
     def _here(self, number: int) -> bool:
@@ -170,27 +168,34 @@ class LocalCopy(ServedFile):
         """Have one chunk verified or fetched; who waits for it already gets the same."""
         with self._lock:
             flight = self._flights.get(number)
-            known = flight is not None
             if flight is None:
-                flight = Flight(lambda: self._bring(number))
+                flight = Flight(lambda: self._bring(number), lambda data: self._land(number, data))
                 if self._closed:
                     flight.future.set_exception(OSError(errno.EIO, "the layer was removed"))
                     return flight
                 self._flights[number] = flight
+                if ahead:
+                    self._fetching.start_ahead(flight)
             if not ahead:
                 self._fetching.start(flight)
-            elif not known:
-                self._fetching.start_ahead(flight)
-        if not known:
-            flight.future.add_done_callback(lambda _: self._landed(number))
         return flight
 
-    def _landed(self, number: int) -> None:
-        with self._lock:
-            self._flights.pop(number, None)
+    def _land(self, number: int, data: Bytes | None) -> None:
+        """Put a chunk on the disk. Its readers have been answered; until then they get it from memory."""
+        try:
+            if data is not None and not self._closed:
+                _pwrite(self._data, data, number * self._file.chunk_size)
+                self._have[_RECORD * number : _RECORD * (number + 1)] = _record(data)
+                self._ready[number] = 1
+        except OSError as error:
+            assert data is not None
+            self._keep_in_memory(number, data, error)
+        finally:
+            with self._lock:
+                self._flights.pop(number, None)
 
     def _bring(self, number: int) -> Bytes | None:
-        """Make sure that a chunk is here; its bytes where the disk does not take them, else None."""
+        """A chunk's bytes, fetched; None where they are on the disk and right."""
         chunk = self._file.chunks[number]
         if self._here(number):
             return None
@@ -211,19 +216,12 @@ class LocalCopy(ServedFile):
         data = self._reader.chunk(number)
         self._stats.fetched += 1
         self._stats.fetched_bytes += len(data)
-        try:
-            _pwrite(self._data, data, offset)
-        except OSError as error:
-            self._keep_in_memory(number, data, error)
-            return data
-        self._have[_RECORD * number : _RECORD * (number + 1)] = _record(data)
-        self._ready[number] = 1
-        return None
+        return data
 
     def _keep_in_memory(self, number: int, data: Bytes, error: OSError) -> None:
         with self._lock:
-            self._stats.unkept += 1
-            first = self._stats.unkept == 1
+            self._stats.unkept += number not in self._unkept
+            first = self._stats.unkept == 1 and number not in self._unkept
             self._unkept[number] = data
             while len(self._unkept) > _UNKEPT:
                 self._unkept.popitem(last=False)

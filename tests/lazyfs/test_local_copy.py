@@ -68,9 +68,9 @@ def read(copy: LocalCopy, offset: int, length: int) -> bytes:
 
 
 def settle(copy: LocalCopy) -> None:
-    """Wait for what is fetched ahead."""
+    """Wait for what is fetched ahead, and until all is on the disk."""
     for flight in list(copy._flights.values()):
-        flight.future.exception(30)
+        assert flight.landed.wait(30)
 
 
 def test_reads_what_was_written(copy: LocalCopy, data: bytes) -> None:
@@ -149,6 +149,7 @@ def test_a_bit_that_flipped_on_this_disk_is_fetched_again(
     tmp_path: Path, copy: LocalCopy, file: ChunkedFile, store: CountingStore, fetching: Fetching, data: bytes
 ) -> None:
     assert read(copy, 0, SIZE) == data
+    settle(copy)
     flip(tmp_path / "copy" / "data", 4 * CHUNK_SIZE + 77)
     again = LocalCopy(LAYER, file, store, tmp_path / "copy", fetching)
     try:
@@ -164,6 +165,7 @@ def test_a_record_without_its_bytes_is_no_copy(
 ) -> None:
     # As after a power failure.
     read(copy, 0, SIZE)
+    settle(copy)
     with (tmp_path / "copy" / "data").open("r+b") as local:
         local.truncate(0)
     again = LocalCopy(LAYER, file, store, tmp_path / "copy", fetching)

@@ -236,6 +236,7 @@ def test_a_bit_that_flipped_on_this_disk(setup: Setup, big: bytes) -> None:
     layer = setup.layer({"big": big})
     target = setup.mounts.acquire(layer.id)
     assert setup.read(target / "big") == big
+    wait_until(lambda: setup.daemon.stats().layers[0].flying == 0)
     with (setup.copy_folder(layer) / "data").open("r+b") as file:
         file.seek(10 * CHUNK_SIZE + 99)
         byte = file.read(1)
