@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ("runc", "newuidmap", "ip", "iptables", "pasta", "fusermount3", "gcc", "git")
+TOOLS = ("runc", "newuidmap", "ip", "iptables", "pasta", "fusermount3", "mkfs.erofs", "gcc", "git")
 
 
 class Machine:
