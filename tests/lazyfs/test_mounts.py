@@ -94,7 +94,8 @@ def test_a_hundred_thousand_small_files(setup: Setup, tmp_path: Path) -> None:
     target = setup.mounts.acquire(layer.id)
     assert (target / "199" / "499").read_bytes() == b"499"
     (stats,) = setup.daemon.stats().layers
-    assert stats.fetched < stats.chunks / 2
+    # (Read-ahead fetches a few more than were asked for.)
+    assert stats.read_chunks < stats.chunks / 2
     assert sum(len(files) for _, _, files in os.walk(target)) == 100_000
 
 
@@ -161,8 +162,9 @@ def test_killed_workers_are_replaced_under_readers(setup: Setup, big: bytes) -> 
     try:
         assert reader.stdout is not None
         got = reader.stdout.read(CHUNK_SIZE)
+        killed = set()
         for _ in range(3):
-            setup.kill_worker()
+            killed.add(setup.kill_worker())
             got += reader.stdout.read(2 * CHUNK_SIZE)
         got += reader.stdout.read()
         assert reader.wait(60) == 0
@@ -170,7 +172,8 @@ def test_killed_workers_are_replaced_under_readers(setup: Setup, big: bytes) -> 
     finally:
         reader.kill()
         reader.wait()
-    assert setup.log().count("died (-9): starting another") == 3
+    # One that is just going may have been killed twice.
+    assert setup.log().count("died (-9): starting another") == len(killed)
     assert setup.daemon.trace(layer.id)
 
 
