@@ -133,6 +133,8 @@ class Container:
             self.container_id, self.spec, self._link, services.work, self.kill, self._work_ended
         )
         self._process: ContainerProcess | None = None
+        self._there = asyncio.Event()
+        """`_process` is set. The runner of a restored container may be ready a moment before that."""
         self._output: ContainerOutput | None = None
         self._stopping: Death | None = None
         self._death: Death | None = None
@@ -308,6 +310,7 @@ class Container:
         self._output = self.work.output = ContainerOutput(process.output, self.work.pipe_output)
         if self._death is not None:
             self.kill(None)
+        self._there.set()
         return process
 
     async def _unless_it_ends(self, work: Coroutine[Any, Any, T]) -> T:
@@ -428,6 +431,8 @@ class Container:
 
     async def sleep(self) -> Slept:
         """Write it to the store, and end it. Raises `CheckpointError`; it runs on then."""
+        if self.state == "ready" and self.accepts:
+            await self._there.wait()
         process = self._process
         if process is None or self.state != "ready" or not self.accepts:
             raise CheckpointError("it is not running")

@@ -26,6 +26,9 @@ PART_PREFIX = 22
 DEVICE_PREFIX = "sky-"
 CHAIN_PREFIX = "SKYLIFT-"
 
+_PAUSES = (0.05, 0.2, 0.0)
+"""Seconds between attempts to remove rules."""
+
 LOCK = Path("/run/skylift/network.lock")
 LOOK_AGAIN = 1.0
 """Seconds: looking takes longer than forking a container."""
@@ -355,6 +358,14 @@ async def _remove_rules(key: str) -> None:
         iptables = ["iptables", "--wait", "--table", table]
         with contextlib.suppress(CommandError):  # there is no such chain
             await run([*iptables, "--delete", parent, "--jump", chain])
-        with contextlib.suppress(CommandError):
-            await run([*iptables, "--flush", chain])
-            await run([*iptables, "--delete-chain", chain])
+        for pause in _PAUSES:
+            try:
+                await run([*iptables, "--flush", chain])
+                await run([*iptables, "--delete-chain", chain])
+            except CommandError as error:
+                if "No chain" in str(error) or "does not exist" in str(error):
+                    break
+                # Somebody else has just changed the rules.
+                await asyncio.sleep(pause)
+            else:
+                break

@@ -159,7 +159,6 @@ def test_forks_of_a_template_and_when_they_are_not(gateway: RunningGateway, proj
         assert (False, True) == (made["restored"], made["size"] > 0)
         forks = [ran(gateway, draw) for _ in range(2)]
         assert [("fork", "")] * 2 == [(each.path, each.reason) for each in forks]
-        assert all(each.seconds < cold.seconds for each in forks)
         all_different(cold.value, *(each.value for each in forks))
         gateway.wait_for("/v1/templates", lambda templates: [0] == [each["forks"] for each in templates])
 

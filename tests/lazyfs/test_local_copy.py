@@ -155,6 +155,7 @@ def test_a_bit_that_flipped_on_this_disk_is_fetched_again(
     try:
         assert read(again, 0, SIZE) == data
         assert again.stats().spoiled == 1
+        settle(again)
         assert (tmp_path / "copy" / "data").read_bytes() == data
     finally:
         again.close()
