@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
+from skylift.wire.images import ImageDefinition
 from skylift.wire.limits import DEFAULT_WINDOW, MAX_FRAME
 from skylift.wire.values import (
     CallKind,
@@ -11,6 +12,7 @@ from skylift.wire.values import (
     CancelMode,
     End,
     FunctionSpec,
+    ImageSpec,
     Message,
     Payload,
     Problem,
@@ -115,8 +117,34 @@ class StopSession(Message, frozen=True, kw_only=True):
     session: str
 
 
+class BuildImage(Message, frozen=True, kw_only=True):
+    """Make this image, or find it made. Answers: `BuildOutput`, then `BuildEnded`. Also gateway → host.
+
+    Sent again after a reconnect; builds of one image at the same time are one build."""
+
+    build_id: str
+    """``bu-…``, made by who asks."""
+    image: ImageDefinition
+
+
+class CancelBuild(Message, frozen=True, kw_only=True):
+    """Nobody waits for this build any more. Also gateway → host."""
+
+    build_id: str
+
+
 ClientMessage: TypeAlias = (
-    Hello | Define | Submit | Inputs | Consumed | Attach | Detach | Cancel | StopSession
+    Hello
+    | Define
+    | Submit
+    | Inputs
+    | Consumed
+    | Attach
+    | Detach
+    | Cancel
+    | StopSession
+    | BuildImage
+    | CancelBuild
 )
 
 # --- gateway → client ----------------------------------------------------------------------------
@@ -166,4 +194,31 @@ class Events(Message, frozen=True, kw_only=True):
     """The call is over, and this is its last frame (`count` may be 0)."""
 
 
-GatewayMessage: TypeAlias = Welcome | Accepted | Refused | Status | Events
+class BuildOutput(Message, frozen=True, kw_only=True):
+    """What a build is at, and what its commands print. Also host → gateway."""
+
+    build_id: str
+    step: int
+    """Which one, from 0."""
+    steps: int
+    """Of how many."""
+    state: Literal["running", "done", "cached"] = "running"
+    label: str = ""
+    """The step's."""
+    text: str = ""
+    """Printed since the last one of these; may end in the middle of a line."""
+    done: int = 0
+    total: int = 0
+    """Bytes of what is being moved (a layer into the store, one from a registry); 0 where nothing is."""
+
+
+class BuildEnded(Message, frozen=True, kw_only=True):
+    """The end of a build. Also host → gateway."""
+
+    build_id: str
+    image: ImageSpec | None = None
+    problem: Problem | None = None
+    """An ``ImageBuildError`` mostly; names the step, its exit code and its last lines."""
+
+
+GatewayMessage: TypeAlias = Welcome | Accepted | Refused | Status | Events | BuildOutput | BuildEnded

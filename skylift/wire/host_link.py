@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from skylift.wire.client_link import Events
+from skylift.wire.client_link import BuildEnded, BuildImage, BuildOutput, CancelBuild, Events
 from skylift.wire.limits import DEFAULT_WINDOW
 from skylift.wire.values import (
     CallKind,
@@ -121,6 +121,8 @@ HostMessage: TypeAlias = (
     | CallLost
     | UsageReport
     | Events
+    | BuildOutput
+    | BuildEnded
 )
 
 # --- gateway → host ------------------------------------------------------------------------------
@@ -261,4 +263,6 @@ HostCommand: TypeAlias = (
     | Window
     | CancelCall
     | Shutdown
+    | BuildImage
+    | CancelBuild
 )

@@ -87,23 +87,57 @@ class MountSpec(Struct, frozen=True, kw_only=True):
 
 
 class ImageSpec(Struct, frozen=True, kw_only=True):
-    """What a container's root holds. For now there is one kind: the client's own environment."""
+    """What a container's root holds.
 
-    kind: Literal["environment"]
-    machine: str
-    """`machine_id` of the machine that the environment is on; another machine refuses it."""
+    ``"environment"``: the client's own environment, whose folders are shown in the container.
+    ``"layers"``: an image that was built (see `skylift.wire.images`); of it, `layers` are what the root is
+    made of, and of this machine's files there are none but the runner's.
+    """
+
+    kind: Literal["environment", "layers"]
+    machine: str = ""
+    """`machine_id` of the machine that the environment is on; another machine refuses it. "" for layers."""
     python: str
-    """Path of the interpreter, as ``sys.executable``."""
+    """Path of the interpreter, as ``sys.executable``; "" for an image without one."""
     python_version: str
     """``"3.11.7"``."""
-    mounts: tuple[MountSpec, ...]
+    mounts: tuple[MountSpec, ...] = ()
     """Every folder the interpreter needs: prefixes, site-packages, editable installs,
     the notebook's folder."""
-    sys_path: tuple[str, ...]
+    sys_path: tuple[str, ...] = ()
     """Entries to put on ``sys.path`` in the container."""
     env: dict[str, str] = {}
     fingerprint: str = ""
-    """Changes when an installed package or a local module does, so that an old container is not reused."""
+    """Changes when an installed package or a local module does, so that an old container is not reused.
+    Of layers it is the key of the image's last step."""
+    layers: tuple[str, ...] = ()
+    """Ids of layers in the store, the lowest first."""
+    workdir: str = ""
+    """Where code begins; "" is the host's choice."""
+    entrypoint: tuple[str, ...] = ()
+    """What the runner is started through: a command that ends in running its arguments."""
+    cmd: tuple[str, ...] = ()
+    shell: tuple[str, ...] = ()
+    """What runs a build's commands."""
+
+
+class VolumeMount(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A volume in a container."""
+
+    path: str
+    """Absolute; where it is mounted."""
+    volume_id: str = ""
+    name: str = ""
+    """For people."""
+    read_only: bool = False
+    sub_path: str = ""
+    """The folder of the volume that is mounted; "" is all of it."""
+    version: int = 0
+    """A fixed one, which is read-only; 0 is the newest."""
+    bucket: str = ""
+    """In place of a volume, the URL of a bucket of objects (`skylift.CloudBucketMount`)."""
+    bucket_env: dict[str, str] = {}
+    """The keys to it."""
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
@@ -157,6 +191,7 @@ class FunctionSpec(Struct, frozen=True, kw_only=True):
     parameters: str = ""
     """A hash of the parameters of a class's instance: instances with different ones share no containers."""
     block_network: bool = False
+    volumes: tuple[VolumeMount, ...] = ()
     single_use: bool = False
     is_generator: bool = False
     env: dict[str, str] = {}
