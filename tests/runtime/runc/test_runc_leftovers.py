@@ -38,8 +38,10 @@ def test_a_dead_hosts_bridge_goes_and_a_living_ones_stays() -> None:
             for mount in cgroups.mounts:
                 (mount.path / "skylift" / dead / "co-1").mkdir(parents=True)
             await remove_dead_hosts(Cgroups.of_machine("mine"))
+            # Another test's host may have begun with it before, and is at it.
+            while dead in await bridge_keys() or rules(dead) or dead in cgroups.keys():  # noqa: SIM118
+                await asyncio.sleep(0.02)
             assert {living} == {dead, living} & await bridge_keys()
-            assert [] == rules(dead)
             assert rules(living)
             assert dead not in cgroups.keys()  # noqa: SIM118
         finally:
