@@ -39,7 +39,7 @@ def test_a_dead_hosts_bridge_goes_and_a_living_ones_stays() -> None:
                 (mount.path / "skylift" / dead / "co-1").mkdir(parents=True)
             await remove_dead_hosts(Cgroups.of_machine("mine"))
             # Another test's host may have begun with it before, and is at it.
-            while dead in await bridge_keys() or rules(dead) or dead in cgroups.keys():  # noqa: SIM118
+            while dead in await bridge_keys() or rules(dead) or dead in cgroups.keys():  # noqa: ASYNC110, SIM118
                 await asyncio.sleep(0.02)
             assert {living} == {dead, living} & await bridge_keys()
             assert rules(living)
