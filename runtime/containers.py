@@ -15,13 +15,12 @@ import msgspec
 
 from skylift.runtime.container_files import (
     ELSEWHERE,
-    RUNNER,
     SHORT_PREFIX,
     SOCKET_FOLDER,
-    library_binds,
     remove_folder,
 )
 from skylift.runtime.container_output import ContainerOutput
+from skylift.runtime.container_plan import container_plan
 from skylift.runtime.deaths import (
     Death,
     before_ready,
@@ -35,9 +34,7 @@ from skylift.runtime.deaths import (
 from skylift.runtime.gateway_proxy import GatewayProxy
 from skylift.runtime.gpus import Gpu, GpuInventory
 from skylift.runtime.isolation import (
-    Bind,
     CheckpointError,
-    ContainerPlan,
     ContainerProcess,
     ExitStatus,
     Isolation,
@@ -260,7 +257,7 @@ class Container:
             attempt: Attempt = paths.wake(self.container_id, self._wake)
             await self._count_on(self._wake)
         else:
-            chosen = paths.choose(self.container_id, self.spec, self.user, real_gpus=self.has_real_gpus)
+            chosen = paths.choose(self.container_id, self.spec, self.user, self.gpus)
             try:
                 attempt = await asyncio.wait_for(self._unless_it_ends(chosen), _CHOOSE_SECONDS)
             except asyncio.TimeoutError:
@@ -289,6 +286,7 @@ class Container:
             attempt = paths.cold(self.container_id, reason)
 
     async def _try(self, attempt: Attempt) -> ContainerProcess:
+        attempt.claim()
         self._folder = attempt.folder
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._link.folder = self._proxy.folder = self._socket_folder()
@@ -302,7 +300,8 @@ class Container:
             spec.write_bytes(msgspec.json.encode(self.spec))
             spec.chmod(0o644)
             await self._proxy.listen()
-        starting = attempt.start(self._plan())
+        plan = container_plan(self.spec, self.container_id, self._folder, self._link.folder, self.gpus)
+        starting = attempt.start(plan)
         # A store may take for ever; what else there is to wait for is on this machine.
         if isinstance(attempt, Woken | Restored):
             starting = self._unless_it_ends(starting)
@@ -374,22 +373,6 @@ class Container:
             self._attempt.ended()
         self._services.gpus.give_back(self.container_id)
         remove_folder(self._folder)
-
-    def _plan(self) -> ContainerPlan:
-        spec = self.spec
-        return ContainerPlan(
-            container_id=self.container_id,
-            folder=self._folder,
-            image=spec.image,
-            command=[spec.image.python, RUNNER],
-            env={**spec.env, "SKYLIFT_SOCKET": f"{SOCKET_FOLDER}/{SOCKET_NAME}"},
-            cpu=spec.cpu,
-            cpu_limit=spec.cpu_limit,
-            memory_limit=spec.memory_limit,
-            gpus=self.gpus,
-            block_network=spec.block_network,
-            binds=(*library_binds(), Bind(self._link.folder, SOCKET_FOLDER)),
-        )
 
     def _way_to_gateway(self) -> dict[str, str]:
         """For the SDK in the container. This is for one container alone: it must be in no snapshot."""

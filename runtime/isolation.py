@@ -165,8 +165,12 @@ class Fork(ABC):
         minus the signal. Raises `StartError`; nothing of it is left then."""
 
     @abstractmethod
+    def go(self) -> None:
+        """One that was to `hold` may begin. Raises `StartError` where it has ended."""
+
+    @abstractmethod
     async def abandon(self) -> None:
-        """It was not forked: take back what was prepared. Idempotent."""
+        """It was not forked: take back what was prepared. Where it holds, it ends. Idempotent."""
 
 
 class Isolation(ABC):
@@ -187,9 +191,10 @@ class Isolation(ABC):
     cannot_checkpoint: str = "containers of this host cannot be written"
     """The same of `ContainerProcess.checkpoint` and `restore`."""
 
-    async def fork(self, template: ContainerPlan, plan: ContainerPlan) -> Fork:
+    async def fork(self, template: ContainerPlan, plan: ContainerPlan, *, hold: bool = False) -> Fork:
         """Prepare a container that is forked from a running one with the plan `template`.
 
+        With `hold` its runner does not begin before `Fork.go`.
         ``plan.folder`` must be in ``template.folder / CHILDREN_FOLDER``. Raises `StartError`.
         """
         raise StartError(self.cannot_fork)

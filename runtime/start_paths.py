@@ -7,11 +7,13 @@ again: the container starts cold then, and the reason is kept.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 
 import msgspec
 
+from skylift.runtime.gpus import Gpu
 from skylift.runtime.isolation import (
     CHILDREN_FOLDER,
     CheckpointError,
@@ -22,6 +24,7 @@ from skylift.runtime.isolation import (
 )
 from skylift.runtime.snapshot_errors import SnapshotError
 from skylift.runtime.snapshots import Snapshots
+from skylift.runtime.spare_forks import Spare
 from skylift.runtime.template import Template, one_line
 from skylift.runtime.template_link import TemplateGoneError, TemplateLink
 from skylift.runtime.templates import NOTHING_TO_GAIN, Templates
@@ -39,6 +42,9 @@ class Attempt(ABC):
         self.container_id = container_id
         self.folder = folder
         """For the container; who starts it makes it."""
+
+    def claim(self) -> None:  # noqa: B027  (optional)
+        """It is about to start: from here on `folder` stays what it is, and `ended` is called."""
 
     @abstractmethod
     async def start(self, plan: ContainerPlan) -> ContainerProcess:
@@ -78,13 +84,23 @@ class Forked(Attempt):
         template: Template,
         isolation: Isolation,
         path: StartPath,
+        spec: FunctionSpec,
+        gpus: tuple[Gpu, ...],
     ) -> None:
         assert template.plan is not None
         super().__init__(container_id, template.plan.folder / CHILDREN_FOLDER / container_id)
+        self._spec = spec
+        self._gpus = gpus
+        self._spare: Spare | None = None
         self.path = path
         self._templates = templates
         self._template = template
         self._isolation = isolation
+
+    def claim(self) -> None:
+        self._spare = self._templates.spares.take(self._template, self._spec, self._gpus)
+        if self._spare is not None:
+            self.folder = self._spare.folder
 
     async def start(self, plan: ContainerPlan) -> ContainerProcess:
         template = self._template
@@ -92,6 +108,11 @@ class Forked(Attempt):
             raise StartError(template.reason or "the template has ended")
         link = template.link
         template.forks.add(self.container_id)
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            with contextlib.suppress(StartError):
+                return spare.go()
+            await spare.discard()
         try:
             fork = await self._isolation.fork(template.plan, plan)
             try:
@@ -108,11 +129,15 @@ class Forked(Attempt):
 
     def worked(self) -> None:
         self._templates.forked(self._template)
+        self._templates.spares.want(self._template, self._spec, self._gpus)
 
     async def failed(self, reason: str) -> None:
         self._templates.fork_failed(self._template, reason)
 
     def ended(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            self._templates.spares.drop(spare)
         self._templates.fork_ended(self._template, self.container_id)
 
 
@@ -202,9 +227,12 @@ class StartPaths:
         """From the snapshot of a session."""
         return Woken(container_id, self._folder / container_id, self._templates, ref)
 
-    async def choose(self, container_id: str, spec: FunctionSpec, user: str, *, real_gpus: bool) -> Attempt:
-        """The fastest way that there is now for a container of this spec."""
+    async def choose(
+        self, container_id: str, spec: FunctionSpec, user: str, gpus: tuple[Gpu, ...] = ()
+    ) -> Attempt:
+        """The fastest way that there is now for a container of this spec, which has these GPUs."""
         templates = self._templates
+        real_gpus = any(not gpu.simulated for gpu in gpus)
         why = templates.why_never(spec)
         if why:
             # Of what nobody would expect otherwise nothing is said.
@@ -225,9 +253,9 @@ class StartPaths:
                     template = await templates.restore(key, spec, found.ref, real_gpus=real_gpus)
                 except (CheckpointError, SnapshotError) as error:
                     return self.cold(container_id, one_line(error))
-                return Forked(container_id, templates, template, self._isolation, "restore")
+                return Forked(container_id, templates, template, self._isolation, "restore", spec, gpus)
         if template.forkable:
-            return Forked(container_id, templates, template, self._isolation, "fork")
+            return Forked(container_id, templates, template, self._isolation, "fork", spec, gpus)
         if template.state == "unforkable" and template.snapshot is not None:
             folder = self._folder / container_id
             return Restored(container_id, folder, templates, template, template.snapshot)

@@ -35,6 +35,7 @@ from skylift.runtime.isolation import (
 from skylift.runtime.settings import HostSettings
 from skylift.runtime.snapshot_errors import SnapshotDamagedError, SnapshotError, SnapshotMissingError
 from skylift.runtime.snapshots import Snapshots
+from skylift.runtime.spare_forks import SpareForks
 from skylift.runtime.template import Template, one_line, template_key
 from skylift.runtime.template_link import SOCKET_NAME, Prepared, TemplateGoneError, TemplateLink
 from skylift.wire import FunctionSpec, SnapshotRef, TemplateInfo, new_id
@@ -76,6 +77,7 @@ class Templates:
         self._known: dict[str, Template] = {}
         self._deaths: dict[str, int] = {}
         """How often templates of a key have ended by themselves."""
+        self.spares = SpareForks(services.isolation, self._run)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ends: set[asyncio.Future[None]] = set()
         self._closed = False
@@ -177,6 +179,7 @@ class Templates:
                 await self._end(template)
             else:
                 template.state = "ready"
+                self._have_a_spare(template)
         except Exception as error:
             await self._failed(template, error)
         finally:
@@ -313,6 +316,10 @@ class Templates:
         """A container was forked from it, and works."""
         template.failures = 0
 
+    def _have_a_spare(self, template: Template) -> None:
+        if not template.spec.gpus:  # else it is not known yet which the next container gets
+            self.spares.want(template, template.spec, ())
+
     def fork_failed(self, template: Template, reason: str) -> None:
         """A container could not be forked from it; where that goes on, no more are."""
         template.failures += 1
@@ -330,6 +337,7 @@ class Templates:
     async def close(self) -> None:
         """End them all; their forks end with them."""
         self._closed = True
+        self.spares.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -359,6 +367,7 @@ class Templates:
         link: TemplateLink | None,
         plan: ContainerPlan | None,
     ) -> None:
+        await self.spares.end(template)
         if process is not None:
             with contextlib.suppress(Exception):
                 await process.kill()

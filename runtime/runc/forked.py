@@ -35,6 +35,7 @@ class ForkParts(msgspec.Struct, frozen=True, kw_only=True):
     """What a fork is made of on this machine."""
 
     plan: ContainerPlan
+    hold: bool
     binds: Sequence[Bind]
     env: Mapping[str, str]
     devices: Sequence[str]
@@ -71,6 +72,7 @@ class RuncFork(Fork):
         )
         self.request = {
             "fork": True,
+            "hold": parts.hold,
             "env": dict(parts.env),
             "hostname": parts.plan.hostname,
             "layer": f"{CHILDREN}/{parts.plan.folder.name}/isolation",
@@ -111,15 +113,24 @@ class RuncFork(Fork):
                 ) from error
             raise
         self._over = True
-        self._ear.close()
+        if not self._parts.hold:
+            self._ear.close()
         return self._parts.finish(process, self._output, attachment)
 
+    def go(self) -> None:
+        try:
+            self._ear.send(b"go", socket.MSG_NOSIGNAL)
+        except OSError as error:
+            raise StartError("the container that was forked ahead has ended") from error
+        finally:
+            self._ear.close()
+
     async def abandon(self) -> None:
+        self._ear.close()
         if not self._over:
             self._over = True
             self._close_descriptors()
             close_quietly(*self._output)
-            self._ear.close()
             await self._parts.take_back()
 
     def _close_descriptors(self) -> None:

@@ -251,7 +251,7 @@ class RuncIsolation(Isolation):
             return None
         return await self._network.attach(NamespacesOf(pid))
 
-    async def fork(self, template: ContainerPlan, plan: ContainerPlan) -> Fork:
+    async def fork(self, template: ContainerPlan, plan: ContainerPlan, *, hold: bool = False) -> Fork:
         if self.cannot_fork:
             raise StartError(self.cannot_fork)
         binds, edits = self._binds(plan)
@@ -307,6 +307,7 @@ class RuncIsolation(Isolation):
             return RuncFork(
                 ForkParts(
                     plan=plan,
+                    hold=hold,
                     binds=binds,
                     env=environment(plan, edits),
                     devices=[

@@ -26,14 +26,16 @@ def _serve() -> NoReturn:
     serve()
 
 
-def supervise(serve: Callable[[], NoReturn]) -> NoReturn:
+def supervise(serve: Callable[[], NoReturn], keep_not: int = -1) -> NoReturn:
     """Runs `serve` in a child process, passes signals on to it, reaps whatever ends up with this process, and
-    ends as the child did."""
+    ends as the child did. `keep_not` is a descriptor that the child alone has."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     child = os.fork()
     if child == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
         serve()
+    if keep_not >= 0:
+        os.close(keep_not)
 
     def forward(number: int, _frame: object) -> None:
         os.kill(child, number)

@@ -3,6 +3,7 @@
 What it is to be comes in a request of the host's:
 
 ``id``           the container's
+``hold``         true where it waits, when all else is done, for the host to say that it may begin
 ``fork``         false in a restored process that becomes the container itself: its namespaces are its own
 ``env``          its whole environment
 ``hostname``
@@ -61,6 +62,7 @@ class Newborn:
         self._request = request
         self._descriptors = descriptors
         self._functions = functions
+        self._ear = -1
 
     def live(self) -> NoReturn:
         """Becomes the container, and is its runner until it ends."""
@@ -73,7 +75,7 @@ class Newborn:
                 os.write(2, f"skylift: the container could not be set up: {error}\n".encode())
                 os._exit(71)
             # The first process of the container waits for the others; the runner is its child.
-            supervise(self._serve)
+            supervise(self._serve, keep_not=self._ear)
         self._serve()
 
     def _serve(self) -> NoReturn:
@@ -85,6 +87,10 @@ class Newborn:
         time.tzset()
         reseed()
         faulthandler.enable(file=2)
+        if self._ear >= 0:
+            if not os.read(self._ear, 16):
+                os._exit(0)  # nobody needs it
+            os.close(self._ear)
         kernel.set_process_name(os.path.basename(sys.executable))
         Runner(environment[SOCKET_VARIABLE], self._functions).run()
 
@@ -116,7 +122,10 @@ class Newborn:
         if program:
             kernel.load_seccomp(program)
         os.write(ear, b"ready")
-        os.close(ear)
+        if request.get("hold"):
+            self._ear = ear
+        else:
+            os.close(ear)
 
     def _skip_pid(self) -> None:
         """The runner must not have the template's pid: by another libraries notice that they were forked."""

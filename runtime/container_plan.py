@@ -1,0 +1,31 @@
+"""From what a function needs to the plan of a container for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skylift.runtime.container_files import RUNNER, SOCKET_FOLDER, library_binds
+from skylift.runtime.gpus import Gpu
+from skylift.runtime.isolation import Bind, ContainerPlan
+from skylift.runtime.runner_link import SOCKET_NAME
+from skylift.wire import FunctionSpec
+
+
+def container_plan(
+    spec: FunctionSpec, container_id: str, folder: Path, sockets: Path, gpus: tuple[Gpu, ...]
+) -> ContainerPlan:
+    """A container of `spec` in `folder`, which finds its host's sockets in `sockets`."""
+    return ContainerPlan(
+        container_id=container_id,
+        folder=folder,
+        image=spec.image,
+        command=[spec.image.python, RUNNER],
+        env={**spec.env, "SKYLIFT_SOCKET": f"{SOCKET_FOLDER}/{SOCKET_NAME}"},
+        cpu=spec.cpu,
+        cpu_limit=spec.cpu_limit,
+        memory_limit=spec.memory_limit,
+        gpus=gpus,
+        block_network=spec.block_network,
+        hostname=container_id,
+        binds=(*library_binds(), Bind(sockets, SOCKET_FOLDER)),
+    )
