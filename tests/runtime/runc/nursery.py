@@ -15,7 +15,7 @@ import cloudpickle
 from workshop import PYTHON, TIMEOUT, Finished, Workshop, environment, read_all
 
 from skylift.runtime.container_files import RUNNER, SOCKET_FOLDER, library_binds
-from skylift.runtime.isolation import CHILDREN_FOLDER, Bind, ContainerPlan, ContainerProcess
+from skylift.runtime.isolation import CHILDREN_FOLDER, Bind, ContainerPlan, ContainerProcess, Fork
 from skylift.runtime.runner_frames import DataMessage, Ready, Recalled, RunnerEvents
 from skylift.runtime.runner_link import RunnerLink
 from skylift.runtime.template_link import SOCKET_NAME, Prepared, TemplateLink
@@ -153,13 +153,20 @@ class Nursery:
             **more,
         )
 
-    async def fork(self, *, spoil: Callable[[ContainerPlan], object] = lambda _: None, **more: Any) -> Child:
-        """A container whose runner is ready; `spoil` is called just before the template is told."""
+    async def fork(
+        self,
+        *,
+        spoil: Callable[[ContainerPlan], object] = lambda _: None,
+        held: Callable[[Child, Fork], Awaitable[None]] | None = None,
+        **more: Any,
+    ) -> Child:
+        """A container whose runner is ready; `spoil` is called just before the template is told, and `held`,
+        where there is one, when the container holds."""
         child = Child(self.child_plan(**more))
         child.link.env = {"SKYLIFT_TOKEN": f"token of {child.id}"}
         await child.link.listen()
         try:
-            fork = await self.shop.isolation.fork(self.plan, child.plan)
+            fork = await self.shop.isolation.fork(self.plan, child.plan, hold=held is not None)
             try:
                 spoil(child.plan)
                 await self.link.fork(child.id, fork.request, fork.descriptors)
@@ -171,6 +178,9 @@ class Nursery:
             child.link.close()
             raise
         self.children.append(child)
+        if held is not None:
+            await held(child, fork)
+            fork.go()
         await asyncio.wait_for(child.ready.wait(), TIMEOUT)
         return child
 

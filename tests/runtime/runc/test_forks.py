@@ -18,7 +18,7 @@ from nursery import Child, Forks
 from test_runc_network import CONNECT, outside_address
 from workshop import PYTHON
 
-from skylift.runtime.isolation import ContainerProcess
+from skylift.runtime.isolation import ContainerProcess, Fork, StartError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -511,3 +511,63 @@ def test_it_leaves_when_it_is_told_to(forks: Forks) -> None:
         assert (0, "", "") == (ended.status.code, ended.stdout, ended.stderr)
 
     with_forks(forks, body, 1)
+
+
+# --- forks that are made ahead --------------------------------------------------------------------
+
+
+def test_a_fork_that_holds_begins_when_it_is_told(forks: Forks) -> None:
+    async def look(child: Child, _fork: Fork) -> None:
+        # All but its runner is there: it has not even looked for its host.
+        assert not child.ready.is_set()
+        assert not child.link.connected
+        status = await asyncio.to_thread(Path(f"/proc/{child.process.pid}/status").read_text)
+        assert "CapEff:\t0000000000000000" in status
+
+    async def run() -> None:
+        nursery = forks.nursery
+        try:
+            children = [await nursery.fork(held=look) for _ in range(2)]
+            drawn = [await child.ask(draw) for child in children]
+            assert [] == [name for name in drawn[0] if drawn[0][name] == drawn[1][name]]
+            assert "token of " + children[0].id == await children[0].ask(token)
+            # Nobody but its host has an end of what it was told by.
+            assert [] == await children[0].ask(sockets_of_the_first_process)
+        finally:
+            await asyncio.gather(*(child.remove() for child in nursery.children))
+            nursery.children.clear()
+
+    forks.do(run())
+
+
+def token() -> str:
+    return os.environ["SKYLIFT_TOKEN"]
+
+
+def sockets_of_the_first_process() -> list[str]:
+    links = [os.readlink(f"/proc/1/fd/{name}") for name in os.listdir("/proc/1/fd")]
+    return [link for link in links if link.startswith("socket:")]
+
+
+def test_a_fork_that_nobody_needs_ends(forks: Forks) -> None:
+    async def give_up(child: Child, fork: Fork) -> None:
+        await fork.abandon()
+        assert 0 == (await asyncio.wait_for(child.process.wait(), 30)).code
+        with pytest.raises(StartError, match="the container that was forked ahead has ended"):
+            fork.go()
+        raise _GivenUpError
+
+    async def run() -> None:
+        nursery = forks.nursery
+        try:
+            with pytest.raises(_GivenUpError):
+                await nursery.fork(held=give_up)
+        finally:
+            await asyncio.gather(*(child.remove() for child in nursery.children))
+            nursery.children.clear()
+
+    forks.do(run())
+
+
+class _GivenUpError(Exception):
+    pass

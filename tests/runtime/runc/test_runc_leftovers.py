@@ -27,8 +27,9 @@ def rules(key: str) -> list[str]:
 
 def test_a_dead_hosts_bridge_goes_and_a_living_ones_stays() -> None:
     dead, living = f"{os.getpid():07x}d", f"{os.getpid():07x}e"
-    lock = HostLock(living)
+    lock, life = HostLock(living), HostLock(dead)
     assert lock.take()
+    assert life.take()  # or else another test's host tidies up too early
 
     async def run() -> None:
         for key in (dead, living):
@@ -37,6 +38,7 @@ def test_a_dead_hosts_bridge_goes_and_a_living_ones_stays() -> None:
             cgroups = Cgroups.of_machine(dead)
             for mount in cgroups.mounts:
                 (mount.path / "skylift" / dead / "co-1").mkdir(parents=True)
+            life.release()
             await remove_dead_hosts(Cgroups.of_machine("mine"))
             # Another test's host may have begun with it before, and is at it.
             while dead in await bridge_keys() or rules(dead) or dead in cgroups.keys():  # noqa: ASYNC110, SIM118
@@ -52,12 +54,15 @@ def test_a_dead_hosts_bridge_goes_and_a_living_ones_stays() -> None:
         asyncio.run(run())
     finally:
         lock.release()
+        life.release()
     assert [] == rules(living)
 
 
 def test_what_still_runs_is_left_alone() -> None:
     key = f"{os.getpid():07x}f"
     cgroups = Cgroups.of_machine(key)
+    life = HostLock(key)
+    assert life.take()
     sleeper = subprocess.Popen(["sleep", "608"])
     try:
         for mount in cgroups.mounts:
@@ -66,10 +71,12 @@ def test_what_still_runs_is_left_alone() -> None:
                 folder.mkdir(parents=True)
                 (folder / "cgroup.procs").write_text(str(sleeper.pid))
                 break
+        life.release()
         asyncio.run(remove_dead_hosts(Cgroups.of_machine("mine")))
         assert [sleeper.pid] == cgroups.members("co-1")
         assert None is sleeper.poll()
     finally:
+        life.release()
         sleeper.kill()
         sleeper.wait()
         assert [] == asyncio.run(cgroups.remove("co-1"))
