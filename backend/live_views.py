@@ -155,6 +155,7 @@ def _template_view(template: TemplateInfo) -> TemplateView:
         state=template.state,
         reason=template.reason,
         forks=template.forks,
+        spare=template.spare,
         memory=template.memory,
         restored=template.restored,
         size=snapshot.size if snapshot is not None else 0,

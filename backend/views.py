@@ -241,6 +241,8 @@ class TemplateView(View, frozen=True, kw_only=True):
     """Why it cannot be forked, or failed, or has no snapshot; or ""."""
     forks: int
     """Containers forked from it that are up."""
+    spare: bool
+    """One was forked ahead."""
     memory: int
     """Bytes."""
     restored: bool

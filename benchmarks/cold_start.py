@@ -37,6 +37,7 @@ for line in sys.stdin:
 """The same as a program: makes the model, and answers each number that it reads."""
 
 WARM, FORK, COLD = "Skylift: a running container", "Skylift: fork", "Skylift: cold"
+FORK_ON_DEMAND = "Skylift: fork, with none made ahead"
 RESTORE, STORE = "Skylift: restore", "Skylift: restore, straight from the store"
 RUNC_RESTORE, RUNC_RUN, RAY = "runc restore", "runc run", "Ray: a new actor"
 
@@ -49,17 +50,25 @@ class SkyliftHosts:
         self._count = itertools.count()
         self._shared = f'[host]\nsnapshots = "{folder / "shared"}"\n'
         self._warm = stack.enter_context(skylift_home(folder / "warm", self._shared))
+        no_spare = self._shared + "spare_forks = false\n"
         self._cold = stack.enter_context(skylift_home(folder / "cold", "[host]\ntemplates = false\n"))
         _, _, self.value = self._warm.first_result("first", "cold")
         self.unpacked = int(self._warm.template()["unpacked"])
+        self._no_spare = stack.enter_context(skylift_home(folder / "no-spare", no_spare))
+        self._first_result(self._no_spare, "restore")
 
     def warm(self) -> float:
         """In a container that is up and has answered before: what no start can be faster than."""
         return self._warm.next_result("first")
 
     def fork(self) -> float:
-        """On a host that has the template."""
+        """On a host that has the template, and has had time to fork it once ahead."""
+        self._warm.wait_for("/v1/templates", lambda listed: all(each["spare"] for each in listed))
         return self._first_result(self._warm, "fork")
+
+    def fork_on_demand(self) -> float:
+        """On a host that has the template, when many come at once: nothing has been made ahead."""
+        return self._first_result(self._no_spare, "fork")
 
     def cold(self) -> float:
         """On a host that has neither template nor snapshot, but has started such containers before."""
@@ -157,6 +166,7 @@ def main(rounds: int = ROUNDS) -> None:
         sides: dict[str, Callable[[], float]] = {
             WARM: skylift.warm,
             FORK: skylift.fork,
+            FORK_ON_DEMAND: skylift.fork_on_demand,
             RESTORE: skylift.restore,
             STORE: skylift.restore_from_store,
             COLD: skylift.cold,
@@ -183,6 +193,7 @@ def report(times: dict[str, list[float]], floor: float, written: int) -> None:
     print_result(
         {
             "fork_p50_ms": median[FORK],
+            "fork_on_demand_p50_ms": median[FORK_ON_DEMAND],
             "restore_p50_ms": median[RESTORE],
             "restore_from_store_p50_ms": median[STORE],
             "cold_p50_ms": median[COLD],

@@ -102,7 +102,7 @@ def templates() -> Table:
             [
                 template["label"],
                 "restored" if template["restored"] else "made here",
-                str(template["forks"]),
+                f"{template['forks']}, and one ahead" if template["spare"] else str(template["forks"]),
                 size(template["memory"]) if template["memory"] else "",
                 snapshot,
                 state,

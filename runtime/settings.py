@@ -62,6 +62,8 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Path of the CRIU to use; "" looks for one."""
     templates: bool = True
     """Whether containers are forked from templates, and restored from snapshots of these."""
+    spare_forks: bool = True
+    """Whether a template has one fork made ahead, for the next container."""
     template_memory: int | None = None
     """MiB that templates of which nothing runs may take together; None is a tenth of `memory`."""
     snapshots: str = ""

@@ -99,14 +99,23 @@ def needs(spec: FunctionSpec, gpus: tuple[Gpu, ...]) -> object:
 class SpareForks:
     """Makes them, hands them out, and ends them. Methods are called on the event loop."""
 
-    def __init__(self, isolation: Isolation, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
-        """`run` sees to it that something runs to its end."""
+    def __init__(
+        self,
+        isolation: Isolation,
+        run: Callable[[Coroutine[Any, Any, None]], None],
+        changed: Callable[[], None],
+        *,
+        wanted: bool = True,
+    ) -> None:
+        """`run` sees to it that something runs to its end; `changed` is called when a template has got one or
+        has it no more. Where they are not `wanted`, none are made."""
         self._isolation = isolation
         self._run = run
+        self._changed = changed
         self._spares: dict[str, Spare] = {}
         """By their template's key; those too that are not made yet, which have no process."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._closed = False
+        self._closed = not wanted
 
     def take(self, template: Template, spec: FunctionSpec, gpus: tuple[Gpu, ...]) -> Spare | None:
         """The spare fork that this container can be; it is the caller's then."""
@@ -115,6 +124,7 @@ class SpareForks:
         spare = self._spares.get(template.key)
         if spare is None or spare.process is None or spare.needs != needs(spec, gpus):
             return None
+        self._note(template, False)
         return self._spares.pop(template.key)
 
     def drop(self, spare: Spare) -> None:
@@ -134,6 +144,7 @@ class SpareForks:
             timer.cancel()
         spare = self._spares.pop(template.key, None)
         if spare is not None:
+            self._note(template, False)
             await spare.remove()
 
     def close(self) -> None:
@@ -165,15 +176,22 @@ class SpareForks:
                 del self._spares[key]
             await spare.remove()
             return
+        self._note(template, True)
         self._expect(template)
-        self._run(self._watch(spare, key))
+        self._run(self._watch(spare, template))
 
-    async def _watch(self, spare: Spare, key: str) -> None:
+    async def _watch(self, spare: Spare, template: Template) -> None:
         assert spare.process is not None
         await spare.process.wait()  # it may be a container by then
-        if self._spares.get(key) is spare:
-            del self._spares[key]
+        if self._spares.get(template.key) is spare:
+            del self._spares[template.key]
+            self._note(template, False)
             await spare.remove()
+
+    def _note(self, template: Template, spare: bool) -> None:
+        if template.spare != spare:
+            template.spare = spare
+            self._changed()
 
     def _expect(self, template: Template) -> None:
         self._later(template.key, KEPT, lambda: self._run(self.end(template)))

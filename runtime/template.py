@@ -56,6 +56,8 @@ class Template:
         self.created = time.time()
         self.used = time.monotonic()
         self.forks: set[str] = set()
+        self.spare = False
+        """One was forked ahead."""
         self.failures = 0
         """Forks that failed since the last one that did not."""
         self.ended = False
@@ -82,6 +84,7 @@ class Template:
             state=self.state,
             reason=self.reason,
             forks=len(self.forks),
+            spare=self.spare,
             memory=self.process.use().memory if self.process is not None else 0,
             restored=self.restored,
             snapshot=self.snapshot,

@@ -77,7 +77,9 @@ class Templates:
         self._known: dict[str, Template] = {}
         self._deaths: dict[str, int] = {}
         """How often templates of a key have ended by themselves."""
-        self.spares = SpareForks(services.isolation, self._run)
+        self.spares = SpareForks(
+            services.isolation, self._run, services.changed, wanted=services.settings.spare_forks
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._ends: set[asyncio.Future[None]] = set()
         self._closed = False

@@ -330,6 +330,8 @@ class TemplateInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why it is unforkable, or failed, or has no snapshot."""
     forks: int = 0
     """Containers forked from it that are up."""
+    spare: bool = False
+    """One was forked ahead, and waits for its container."""
     memory: int = 0
     """Bytes."""
     restored: bool = False

@@ -48,6 +48,7 @@ class Ran:
     def __init__(self, gateway: RunningGateway, call: skylift.FunctionCall[Any]) -> None:
         self.value = call.get()
         container = gateway.get(f"/v1/calls/{call.object_id}")["container"]
+        self.container: str = container["container_id"]
         self.path: str = container["path"]
         self.reason: str = container["path_reason"]
         self.seconds: float = container["path_seconds"]
@@ -161,6 +162,21 @@ def test_forks_of_a_template_and_when_they_are_not(gateway: RunningGateway, proj
         assert [("fork", "")] * 2 == [(each.path, each.reason) for each in forks]
         all_different(cold.value, *(each.value for each in forks))
         gateway.wait_for("/v1/templates", lambda templates: [0] == [each["forks"] for each in templates])
+
+        # The next one has been made ahead, and is nobody's yet: its name in there is not the container's.
+        def named() -> str:
+            import socket
+
+            import numpy
+
+            return socket.gethostname() + numpy.__name__.removeprefix("numpy")
+
+        function = app.function(single_use_containers=True)(named)
+        gateway.wait_for("/v1/templates", lambda templates: all(each["spare"] for each in templates))
+        ahead = ran(gateway, function)
+        assert ("fork", True) == (ahead.path, ahead.value.startswith("co-"))
+        assert ahead.value != ahead.container
+        gateway.wait_for("/v1/templates", lambda templates: all(each["spare"] for each in templates))
 
     # Another body with the same imports: the same template.
     def changed() -> str:
