@@ -37,10 +37,11 @@ _DEATHS_WITHIN = 30.0
 class Holder:
     """The FUSE connection, the control socket, and the worker that has both."""
 
-    def __init__(self, folder: Path, store: str, patience: float) -> None:
+    def __init__(self, folder: Path, store: str, patience: float, home: Path) -> None:
         """Mounts ``folder/files``. Raises OSError."""
         self._folder = folder
         self._arguments = ["--folder", str(folder), "--store", store, "--patience", str(patience)]
+        self._arguments += ["--home", str(home)]
         self._asked_to_end = False
         self._worker: subprocess.Popen[bytes] | None = None
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -140,12 +141,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m skylift.lazyfs.daemon")
     parser.add_argument("--folder", type=Path, required=True, help="for what it keeps, and its socket")
     parser.add_argument("--store", required=True, help="a store's URL")
+    parser.add_argument("--home", type=Path, help="where the store of an empty URL is")
     parser.add_argument("--patience", type=float, default=60, help="seconds that a read waits for the store")
     options = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     folder = options.folder.absolute()
     try:
-        holder = Holder(folder, options.store, options.patience)
+        holder = Holder(folder, options.store, options.patience, options.home or folder)
     except BlockingIOError:
         log.error("Another daemon serves layers in %s already", folder)
         return 2

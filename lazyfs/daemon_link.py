@@ -29,10 +29,12 @@ class DaemonError(StoreError):
 class LayerDaemon:
     """One host's daemon that serves layers. Thread-safe."""
 
-    def __init__(self, folder: Path, store: str, *, patience: float = 60) -> None:
-        """`folder` is the daemon's own, `store` a store's URL; a read waits `patience` seconds for that."""
+    def __init__(self, folder: Path, store: str, *, home: Path | None = None, patience: float = 60) -> None:
+        """`folder` is the daemon's own, `store` a store's URL (with `home` as for `open_store`); a read waits
+        `patience` seconds for that."""
         self.folder = folder.absolute()
         self._store = store
+        self._home = (home or folder).absolute()
         self._patience = patience
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
@@ -53,7 +55,8 @@ class LayerDaemon:
                 self._process = subprocess.Popen(
                     [
                         *(sys.executable, "-m", "skylift.lazyfs.daemon", "--folder", str(self.folder)),
-                        *("--store", self._store, "--patience", str(self._patience)),
+                        *("--store", self._store, "--home", str(self._home)),
+                        *("--patience", str(self._patience)),
                     ],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,

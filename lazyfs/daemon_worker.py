@@ -166,6 +166,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m skylift.lazyfs.daemon_worker")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--store", required=True)
+    parser.add_argument("--home", type=Path)
     parser.add_argument("--connection", type=int, required=True, help="descriptor of /dev/fuse")
     parser.add_argument("--listening", type=int, required=True, help="descriptor of the control socket")
     parser.add_argument("--patience", type=float, default=60)
@@ -173,7 +174,8 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     folder: Path = options.folder
-    opened = open_store(options.store, folder, cache=folder / "store-cache", cache_budget=_STORE_CACHE)
+    home: Path = options.home or folder
+    opened = open_store(options.store, home, cache=folder / "store-cache", cache_budget=_STORE_CACHE)
     # What is read is kept in the copies, and not once more.
     store = opened.store.remote if isinstance(opened.store, CachedStore) else opened.store
     fetching = Fetching(patience=options.patience)

@@ -8,7 +8,8 @@ from skylift.runtime.container_files import RUNNER, SOCKET_FOLDER, library_binds
 from skylift.runtime.gpus import Gpu
 from skylift.runtime.isolation import Bind, ContainerPlan
 from skylift.runtime.runner_link import SOCKET_NAME
-from skylift.wire import FunctionSpec
+from skylift.runtime.start_error import StartError
+from skylift.wire import FunctionSpec, ImageSpec
 
 
 def container_plan(
@@ -19,7 +20,7 @@ def container_plan(
         container_id=container_id,
         folder=folder,
         image=spec.image,
-        command=[spec.image.python, RUNNER],
+        command=runner_command(spec.image),
         env={**spec.env, "SKYLIFT_SOCKET": f"{SOCKET_FOLDER}/{SOCKET_NAME}"},
         cpu=spec.cpu,
         cpu_limit=spec.cpu_limit,
@@ -29,3 +30,14 @@ def container_plan(
         hostname=container_id,
         binds=(*library_binds(), Bind(sockets, SOCKET_FOLDER)),
     )
+
+
+def runner_command(image: ImageSpec) -> list[str]:
+    """What starts the runner in a container of an image. Raises `StartError`."""
+    if not image.python:
+        raise StartError(
+            "The image has no Python, which functions and cells need: give Image.from_registry "
+            'add_python="3.12", or begin with Image.debian_slim.',
+            "InvalidError",
+        )
+    return [*image.entrypoint, image.python, RUNNER]

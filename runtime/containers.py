@@ -49,7 +49,7 @@ from skylift.runtime.start_paths import Attempt, Restored, StartPaths, Woken
 from skylift.runtime.template import one_line
 from skylift.runtime.unix_sockets import fits_address
 from skylift.runtime.work import ContainerWork, WorkServices
-from skylift.wire import ContainerInfo, ContainerState, Problem, SnapshotRef, StartContainer
+from skylift.wire import ContainerInfo, ContainerState, ImageSpec, Problem, SnapshotRef, StartContainer
 
 GATEWAY_SOCKET = "gateway.sock"
 SPEC_FILE = "spec.json"
@@ -164,7 +164,7 @@ class Container:
             path=self._attempt.path if self._attempt is not None else "cold",
             path_seconds=self._path_seconds,
             path_reason=self._path_reason,
-            image=f"local environment, Python {self.spec.image.python_version}",
+            image=_image_name(self.spec.image),
             started=self._began,
             exit_reason=self.exit_reason,
         )
@@ -514,3 +514,9 @@ class Container:
         """See `RunnerListener`."""
         log.warning("Container %s: %s.", self.container_id, reason)
         self.kill(broke_protocol(self.spec, reason))
+
+
+def _image_name(image: ImageSpec) -> str:
+    """For people."""
+    kind = "local environment" if image.kind == "environment" else f"image {image.fingerprint[:12]}"
+    return f"{kind}, Python {image.python_version}"

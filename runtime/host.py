@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from skylift.lazyfs.open_store import open_store
 from skylift.lazyfs.store import LocalStore, StoreFullError
 from skylift.runtime.calls import Call, Task
 from skylift.runtime.code_cache import CodeCache
@@ -19,6 +20,7 @@ from skylift.runtime.container_files import remove_folder
 from skylift.runtime.containers import Container, ContainerServices
 from skylift.runtime.gateway_link import GatewayLink
 from skylift.runtime.gpus import GpuInventory
+from skylift.runtime.image_builder import ImageBuilder
 from skylift.runtime.isolation import CheckpointError, Isolation
 from skylift.runtime.settings import HostSettings
 from skylift.runtime.sleeping import SessionSnapshots
@@ -32,8 +34,10 @@ from skylift.runtime.usage import UsageSampler
 from skylift.runtime.work import Grace, WorkServices
 from skylift.wire import (
     PROTOCOL,
+    BuildImage,
     CallKind,
     CallLost,
+    CancelBuild,
     CancelCall,
     Code,
     ContainerChanged,
@@ -123,6 +127,15 @@ class Host:
             sessions=self._sessions,
             worked=self._container_worked,
         )
+        opened = open_store(settings.store, home, cache=home / "host" / "store-cache")
+        self._builder = ImageBuilder(
+            home / "host" / "builds",
+            home / "host" / "containers",
+            opened.store,
+            opened.names,
+            isolation,
+            self._link.send,
+        )
         self._asides: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._grace = _STOP_GRACE
@@ -140,6 +153,8 @@ class Host:
             StopContainer: self._stop_container,
             SleepContainer: self._sleep_container,
             ForgetSession: self._forget_session,
+            BuildImage: self._builder.build,
+            CancelBuild: self._builder.cancel,
             Shutdown: self._shutdown,
         }
 
@@ -150,6 +165,7 @@ class Host:
         for parent in (self._home / "host" / each for each in folders):
             for folder in parent.glob("*"):
                 remove_folder(folder)
+        self._builder.clean()
         await self._open_snapshots()
         self._wait_for_gateway()
         sampler = UsageSampler(self._containers.values, self._gpus, self._link.send)
@@ -162,6 +178,7 @@ class Host:
         finally:
             for task in background:
                 task.cancel()
+            await self._builder.close()
             await asyncio.gather(*background, *self._asides, return_exceptions=True)
             await self._templates.close()
             await self._isolation.close()

@@ -19,6 +19,7 @@ from skylift.runtime.start_error import StartError
 from skylift.wire import ImageSpec
 
 if TYPE_CHECKING:
+    from skylift.runtime.runc.image_layers import ImageLayers
     from skylift.runtime.settings import HostSettings
 
 __all__ = [
@@ -81,6 +82,9 @@ class ContainerPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Beyond the image's mounts: the runner, the folder of its socket, code of local modules."""
     template: bool = False
     """It is to be forked: it may make namespaces and mounts within its own user namespace."""
+    build: bool = False
+    """It makes a layer of an image: its root may do what installing packages takes, and nothing that every
+    container gets of the host is among what it has written (`ContainerProcess.written`)."""
 
 
 class ExitStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +120,8 @@ class ContainerProcess(ABC):
     """Its first process, as the host sees it."""
     output: tuple[int, int]
     """Read ends of the pipes that are its stdout and stderr; the caller closes them."""
+    written: Path | None = None
+    """Folder with what it has written to its root, until `remove`; None where nobody can tell."""
     gpu_driver: str = ""
     """After `checkpoint`: version of NVIDIA's driver where GPU memory was written, else ""."""
 
@@ -178,6 +184,8 @@ class Isolation(ABC):
 
     name: Literal["runc", "process"]
     rootless: bool
+    layers: ImageLayers | None = None
+    """Of the images that containers are made of; None where there are none. Known after `adopt`."""
 
     @abstractmethod
     async def create(self, plan: ContainerPlan) -> ContainerProcess:

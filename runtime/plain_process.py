@@ -57,6 +57,13 @@ class ProcessIsolation(Isolation):
             _kill_group(pid)
 
     async def create(self, plan: ContainerPlan) -> ContainerProcess:
+        if plan.image.kind == "layers":
+            raise StartError(
+                "This host starts plain processes, which have no root of their own, so it cannot use an "
+                'image that was built. Set isolation = "runc" in [host] of config.toml, or use '
+                "Image.from_environment().",
+                "InvalidError",
+            )
         folder = plan.folder / "isolation"
         home, tree = folder / "home", folder / "tree"
         home.mkdir(parents=True)

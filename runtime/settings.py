@@ -66,6 +66,9 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Whether a template has one fork made ahead, for the next container."""
     template_memory: int | None = None
     """MiB that templates of which nothing runs may take together; None is a tenth of `memory`."""
+    store: str = ""
+    """URL of the store that images and volumes are in (see `skylift.lazyfs.open_store`); "" is ``store`` in
+    ``$SKYLIFT_HOME``."""
     snapshots: str = ""
     """Folder of the snapshots, which several hosts may share; "" is ``snapshots`` in ``$SKYLIFT_HOME``."""
     snapshot_store: int = 16384

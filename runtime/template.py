@@ -24,6 +24,8 @@ def template_key(spec: FunctionSpec, user: str, devices: str = "") -> str:
             (
                 user,
                 spec.image.fingerprint,
+                spec.image.layers,
+                (spec.image.workdir, spec.image.entrypoint),
                 spec.image.python,
                 spec.image.sys_path,
                 [mount.path for mount in spec.image.mounts],

@@ -21,8 +21,9 @@ from typing import Any
 import msgspec
 
 from skylift.runtime.code_cache import CodeCache
-from skylift.runtime.container_files import RUNNER, SOCKET_FOLDER, library_binds, remove_folder
+from skylift.runtime.container_files import SOCKET_FOLDER, library_binds, remove_folder
 from skylift.runtime.container_output import ContainerOutput
+from skylift.runtime.container_plan import runner_command
 from skylift.runtime.gpus import GpuInventory
 from skylift.runtime.isolation import (
     Bind,
@@ -436,7 +437,7 @@ class Templates:
             container_id=template.template_id,
             folder=folder,
             image=spec.image,
-            command=[spec.image.python, RUNNER],
+            command=runner_command(spec.image),
             env={**spec.env, "SKYLIFT_TEMPLATE": f"{SOCKET_FOLDER}/{SOCKET_NAME}"},
             memory_limit=spec.memory_limit,
             gpus=template.gpus,

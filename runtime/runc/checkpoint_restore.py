@@ -54,6 +54,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     devices: Mapping[str, str]
     """Devices beyond those that every container has: where they are in it, and on the host."""
     roots: Roots
+    image: Sequence[Path]
+    """The layers of its image, lowest first; () where it stands on what all containers share."""
     owner: tuple[int, int]
     """The user and group of the host that are its root."""
     cgroups: Cgroups | None
@@ -210,7 +212,7 @@ async def _bring_layers_back(
             f"{'can' if written.layered else 'cannot'} hold the layers of an overlay; this one's "
             f"{'cannot' if written.layered else 'can'}."
         )
-    layers = place.roots.prepare_layers(place.folder, written.layers)
+    layers = place.roots.prepare_layers(place.folder, written.layers, place.image)
     archives = [archive(folder, number) for number in range(written.layers)]
     if pages is not None and any(path.stat().st_size > SMALL for path in archives):
         await wait_for(pages)
@@ -222,27 +224,32 @@ async def _bring_layers_back(
 
 
 def _rewrite_names(upper: Path, place: Place) -> int:
-    """Write ``/etc/hostname``, and make ``/etc/hosts`` anew; the descriptor of it, -1 where its code has made
-    something else of ``/etc``. No link that its code has put there is followed. Raises OSError."""
+    """Write what is this host's of ``/etc``, and make ``/etc/hosts`` anew; the descriptor of it, -1 where
+    its code has made something else of ``/etc``. No link that its code has put there is followed. Raises
+    OSError."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         etc = os.open(upper / "etc", flags)
     except OSError:
         return -1
     descriptors: list[int] = []
+    texts = {"hostname": f"{place.plan.hostname}\n".encode()}
+    if place.image:
+        texts["resolv.conf"] = (place.roots.skeleton / "etc/resolv.conf").read_bytes()
     try:
-        for name in ("hostname", "hosts"):
+        for name in (*texts, "hosts"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=etc)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             descriptors.append(os.open(name, flags, 0o644, dir_fd=etc))
             os.fchown(descriptors[-1], *place.owner)
-        os.pwrite(descriptors[0], f"{place.plan.hostname}\n".encode(), 0)
+            if name in texts:
+                os.pwrite(descriptors[-1], texts[name], 0)
     except IsADirectoryError:
         return -1
     finally:
-        close_quietly(etc, *descriptors[:1])
-    return descriptors[1]
+        close_quietly(etc, *descriptors[: len(texts)])
+    return descriptors[-1]
 
 
 async def _name(pid: int, hostname: str) -> None:

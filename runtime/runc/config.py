@@ -13,10 +13,12 @@ import msgspec
 from skylift.runtime.cdi import Edits
 from skylift.runtime.gpus import visible_devices
 from skylift.runtime.isolation import Bind, ContainerPlan
+from skylift.runtime.runc.build import as_build
 from skylift.runtime.runc.id_map import Extent, IdMaps
 from skylift.runtime.runc.mounts import oci_mount
 from skylift.runtime.runc.seccomp import seccomp_filter
 from skylift.runtime.runc.template import as_template
+from skylift.wire import ImageSpec
 
 OCI_VERSION = "1.0.2"
 HOME = "/root"
@@ -98,7 +100,7 @@ def build_config(
             "user": {"uid": 0, "gid": 0, "additionalGids": list(edits.groups)},
             "args": plan.command,
             "env": [f"{name}={value}" for name, value in env.items()],
-            "cwd": HOME,
+            "cwd": plan.image.workdir or ("/" if plan.build else HOME),
             "capabilities": {
                 kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")
             },
@@ -112,6 +114,8 @@ def build_config(
     }
     if plan.template:
         as_template(config)
+    if plan.build:
+        as_build(config)
     return config
 
 
@@ -119,12 +123,18 @@ def environment(plan: ContainerPlan, edits: Edits) -> dict[str, str]:
     """All environment variables of a container."""
     return {
         **BASE_ENV,
-        "PATH": f"{os.path.dirname(plan.image.python)}:{BASE_ENV['PATH']}",
+        "PATH": _path(plan.image),
         **dict(entry.partition("=")[::2] for entry in edits.env),
         **visible_devices(plan.gpus),
         **plan.image.env,
         **plan.env,
     }
+
+
+def _path(image: ImageSpec) -> str:
+    if image.kind == "layers":
+        return BASE_ENV["PATH"]
+    return f"{os.path.dirname(image.python)}:{BASE_ENV['PATH']}"
 
 
 def terminal_options(maps: IdMaps) -> list[str]:

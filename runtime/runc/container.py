@@ -55,8 +55,10 @@ class RuncContainer(ContainerProcess):
         layered: bool = True,
         gpus: Sequence[Gpu] = (),
         gpu_facts: Callable[[], GpuFacts | None] = host_gpu_facts,
+        let_go: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`folders` are removed with it: its own files and runc's state of it. `memory_limit` in bytes.
+        `let_go` is called when nothing of it is left.
 
         What `checkpoint` needs: `criu`, without which it cannot be written; the `layers` of its root, lowest
         first, that not all containers of the host share; whether it is `layered` at all, so an overlay; its
@@ -79,6 +81,8 @@ class RuncContainer(ContainerProcess):
         """Its processes that were stopped before it was written."""
         self._gpus = [gpu for gpu in gpus if not gpu.simulated]
         self._gpu_facts = gpu_facts
+        self._let_go = let_go
+        self.written = layers[-1] if layers else None
         self._aside: Aside | None = None
         """What it had on GPUs when it was written."""
         self._last_use = ResourceUse()
@@ -162,6 +166,8 @@ class RuncContainer(ContainerProcess):
             await self._cgroups.remove(self._id)
         for folder in self._folders:
             await self._remove_tree(folder)
+        if self._let_go is not None:
+            await self._let_go()
 
 
 async def remove_tree(folder: Path, prefix: list[str]) -> None:

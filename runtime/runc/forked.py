@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from skylift.runtime.image_tree import ImageTree
 from skylift.runtime.isolation import Bind, ContainerPlan, ContainerProcess, Fork, StartError
 from skylift.runtime.runc.bpf import seccomp_program
 from skylift.runtime.runc.cgroups import Cgroups
@@ -75,6 +76,7 @@ class RuncFork(Fork):
             "hold": parts.hold,
             "env": dict(parts.env),
             "hostname": parts.plan.hostname,
+            "workdir": parts.plan.image.workdir,
             "layer": f"{CHILDREN}/{parts.plan.folder.name}/isolation",
             "binds": [bind.target for bind in parts.binds if not _is_own(bind, parts.plan)],
             "run": f"{CHILDREN}/{parts.plan.folder.name}/run",
@@ -205,7 +207,7 @@ def make_layer(
     for path in (plan.folder, folder, *folder.rglob("*")):
         os.chown(path, *owner)
     hidden = [bind for bind in binds if bind.target.startswith("/tmp/")]  # noqa: S108
-    make_mount_points(hidden, folder / "upper", skeleton, owner)
+    make_mount_points(hidden, folder / "upper", ImageTree((skeleton,)), owner)
     return folder
 
 

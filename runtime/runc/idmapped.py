@@ -41,16 +41,17 @@ def _call(number: int, *arguments: object) -> int:
     return result
 
 
-def show_mapped(folder: str, user_namespace: int) -> None:
-    """Mount a folder over itself with the ids of a user namespace. Raises OSError."""
+def show_mapped(folder: str, user_namespace: int, target: str = "") -> None:
+    """Mount a folder with the ids of a user namespace, over itself or at `target`. Raises OSError."""
     path = ctypes.c_char_p(os.fsencode(folder))
+    place = ctypes.c_char_p(os.fsencode(target or folder))
     empty = ctypes.c_char_p(b"")
     tree = _call(OPEN_TREE, AT_FDCWD, path, OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC)
     try:
         attributes = _MountAttributes(attr_set=MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
         size = ctypes.c_size_t(ctypes.sizeof(attributes))
         _call(MOUNT_SETATTR, tree, empty, AT_EMPTY_PATH | AT_RECURSIVE, ctypes.byref(attributes), size)
-        _call(MOVE_MOUNT, tree, empty, AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH)
+        _call(MOVE_MOUNT, tree, empty, AT_FDCWD, place, MOVE_MOUNT_F_EMPTY_PATH)
     finally:
         os.close(tree)
 

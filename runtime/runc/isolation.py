@@ -46,6 +46,7 @@ from skylift.runtime.runc.forked import ForkedProcess, ForkParts, RuncFork, make
 from skylift.runtime.runc.gpu_memory import GpuFacts, host_gpu_facts
 from skylift.runtime.runc.host_lock import HostLock
 from skylift.runtime.runc.id_map import IdMaps, root_maps, rootless_maps
+from skylift.runtime.runc.image_layers import HeldLayers, ImageLayers
 from skylift.runtime.runc.leftovers import kill_leftovers, remove_dead_hosts
 from skylift.runtime.runc.loopback import turn_on_loopback
 from skylift.runtime.runc.mounts import (
@@ -107,6 +108,7 @@ class RuncIsolation(Isolation):
         self._sandboxes: Sandboxes | None = None
         self._mapped: HeldNamespaces | None = None
         """A user namespace with the containers' ids, held for `idmapped`."""
+        self._mapping = asyncio.Lock()
         self._roots: Roots
         self._criu: CriuHere | None = None
         self._ready = False
@@ -133,6 +135,13 @@ class RuncIsolation(Isolation):
             self._state.mkdir(parents=True, exist_ok=True)
             self._network = await start_network(self._settings, self._key, self._prefix, self._networks)
             self._roots = Roots(self._make_skeleton(), self._maps, self._prefix)
+            self.layers = ImageLayers(
+                self._state.parent / "layers",
+                self._home,
+                self._settings.store,
+                first_id=0 if self.rootless else self._maps.owner[0],
+            )
+            await asyncio.to_thread(self.layers.clean)
             await self._roots.choose(self._state / ".scratch")
             if self._network is not None:
                 self._sandboxes = Sandboxes(self._network, self._maps, self._prefix)
@@ -155,13 +164,14 @@ class RuncIsolation(Isolation):
         binds, edits = self._binds(plan)
         memory_limit = self._memory_limit(plan)
         sandbox: Sandbox | None = None
+        image = await HeldLayers.of(self.layers, plan.image, self._namespace_of_ids)
         try:
             if self._sandboxes is not None and not plan.block_network:
                 sandbox = await self._sandboxes.take()
             placement = self._placement(plan, sandbox, memory_limit)
             config = build_config(plan, placement, binds, edits)
             address = sandbox.attachment.address if sandbox else "127.0.1.1"
-            self._roots.prepare(folder, plan.hostname, address, binds)
+            self._roots.prepare(folder, plan.hostname, address, binds, image.folders, apart=plan.build)
             (folder / "config.json").write_bytes(msgspec.json.encode(config))
             process, output = await self._run(plan, folder, await self._show_private(binds))
         except BaseException as error:
@@ -171,6 +181,7 @@ class RuncIsolation(Isolation):
                 await self._cgroups.remove(plan.container_id)
             for path in (folder, self._state / plan.container_id):
                 await remove_tree(path, self._prefix)
+            await image.let_go()
             if isinstance(error, CommandError | OSError):
                 raise StartError(f"Container {plan.container_id} could not be started: {error}") from error
             raise
@@ -188,6 +199,7 @@ class RuncIsolation(Isolation):
             folders=(folder, self._state / plan.container_id),
             remove_tree=lambda path: remove_tree(path, self._prefix),
             criu=self._criu,
+            let_go=image.let_go,
             layers=self._roots.layers(folder),
             layered=self._roots.layered,
             gpus=plan.gpus,
@@ -201,6 +213,10 @@ class RuncIsolation(Isolation):
             raise CheckpointError(self.cannot_checkpoint)
         own = plan.folder / "isolation"
         try:
+            image = await HeldLayers.of(self.layers, plan.image, self._namespace_of_ids)
+        except StartError as error:
+            raise CheckpointError(str(error)) from error
+        try:
             binds, edits = self._binds(plan)
             memory_limit = self._memory_limit(plan)
             resources = dict(self._placement(plan, None, memory_limit).resources)
@@ -212,6 +228,7 @@ class RuncIsolation(Isolation):
                 binds=binds,
                 devices={mount["destination"]: mount["source"] for mount in edits.mounts},
                 roots=self._roots,
+                image=image.folders,
                 owner=self._maps.owner,
                 cgroups=self._cgroups,
                 resources=resources,
@@ -224,6 +241,7 @@ class RuncIsolation(Isolation):
             if self._cgroups is not None:
                 await self._cgroups.remove(plan.container_id)
             await remove_tree(own, self._prefix)
+            await image.let_go()
             if isinstance(error, StartError | CommandError | OSError):
                 raise CheckpointError(
                     f"Container {plan.container_id} could not be restored: {error}"
@@ -239,6 +257,7 @@ class RuncIsolation(Isolation):
             folders=(own,),
             remove_tree=lambda path: remove_tree(path, self._prefix),
             criu=self._criu,
+            let_go=image.let_go,
             layers=restored.layers,
             layered=self._roots.layered,
             gpus=plan.gpus,
@@ -341,6 +360,8 @@ class RuncIsolation(Isolation):
             self._network = None
         if self._cgroups is not None:
             self._cgroups.remove_parents()
+        if self.layers is not None:
+            await asyncio.to_thread(self.layers.close)
         if self._mapped is not None:
             await self._mapped.close()
             self._mapped = None
@@ -413,7 +434,7 @@ class RuncIsolation(Isolation):
             own[-1].source.mkdir(parents=True, exist_ok=True)
         for bind in own:
             give_writable(bind, self._maps.owner)
-        system = system_binds()
+        system = system_binds() if plan.image.kind == "environment" else []
         inner = [*image_binds(plan.image, (self._home,)), *own, *edits.binds]
         binds = [*system, *without_covered(inner, system)]
         for bind in edits.binds:
@@ -429,9 +450,17 @@ class RuncIsolation(Isolation):
         folders = private_folders(binds)
         if not folders:
             return []
-        if self._mapped is None:
-            self._mapped = await hold_container_namespaces(self._maps, (), ("--user",))
-        return [sys.executable, "-I", "-S", idmapped.__file__, self._mapped.path("user"), *folders]
+        namespace = await self._namespace_of_ids()
+        return [sys.executable, "-I", "-S", idmapped.__file__, namespace, *folders]
+
+    async def _namespace_of_ids(self) -> str:
+        """Path of a user namespace with the containers' ids; "" where these are the host's own."""
+        if self.rootless:
+            return ""
+        async with self._mapping:
+            if self._mapped is None:
+                self._mapped = await hold_container_namespaces(self._maps, (), ("--user",))
+        return self._mapped.path("user")
 
     def _memory_limit(self, plan: ContainerPlan) -> int:
         mib = plan.memory_limit if plan.memory_limit is not None else self._settings.default_memory_limit()

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from skylift.runtime.image_tree import ImageTree
 from skylift.runtime.isolation import Bind, StartError
 from skylift.runtime.runc.skeleton import SYSTEM_LINKS
 from skylift.wire import ImageSpec
@@ -120,8 +121,8 @@ def oci_mount(bind: Bind) -> dict[str, object]:
     }
 
 
-def make_mount_points(binds: Iterable[Bind], upper: Path, skeleton: Path, owner: tuple[int, int]) -> None:
-    """Make the folders and files that binds are mounted on, in a container's own layer.
+def make_mount_points(binds: Iterable[Bind], upper: Path, image: ImageTree, owner: tuple[int, int]) -> None:
+    """Make the folders and files that binds are mounted on, in a container's own layer on top of `image`.
 
     runc would make them too, but as root of the host: then ``/root/.local`` could not be written in a
     container that has something mounted on ``/root/.local/lib``.
@@ -134,18 +135,20 @@ def make_mount_points(binds: Iterable[Bind], upper: Path, skeleton: Path, owner:
         made.append(target)
         folder = not bind.source.exists() or bind.source.is_dir()
         *parents, last = target.parts[1:]
-        path, below = upper, skeleton
+        path = upper
         for name in [*parents, last] if folder else parents:
-            path, below = path / name, below / name
-            if below.is_symlink():
+            path = path / name
+            below = image.find(str(path.relative_to(upper)))
+            if below is not None and not stat.S_ISDIR(below.lstat().st_mode):
+                what = "link" if below.is_symlink() else "file"
                 raise StartError(
-                    f"Cannot mount {bind.target}: /{path.relative_to(upper)} is a link.", "InvalidError"
+                    f"Cannot mount {bind.target}: /{path.relative_to(upper)} is a {what}.", "InvalidError"
                 )
             if not path.exists():
                 path.mkdir()
-                path.chmod(stat.S_IMODE(below.stat().st_mode) if below.exists() else 0o755)
+                path.chmod(stat.S_IMODE(below.stat().st_mode) if below is not None else 0o755)
                 _give(path, owner)
-        if not folder and not (path / last).exists() and not (below / last).exists():
+        if not folder and not (path / last).exists() and image.find(target) is None:
             (path / last).touch()
             _give(path / last, owner)
 

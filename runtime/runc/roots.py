@@ -14,11 +14,13 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from skylift.runtime.isolation import Bind
+from skylift.runtime.image_tree import ImageTree
+from skylift.runtime.isolation import Bind, StartError
 from skylift.runtime.runc.commands import CommandError, run
 from skylift.runtime.runc.container import remove_tree
 from skylift.runtime.runc.id_map import IdMaps
 from skylift.runtime.runc.mounts import make_mount_points
+from skylift.runtime.runc.skeleton import TEXTS
 
 MOUNT_POINT = Path("/run/skylift/root")
 """Where root mounts it: a container's user cannot pass through the host's own folders, which are private."""
@@ -33,6 +35,11 @@ STAGE = Path("/run/skylift/sources")
 """Where `reachable` shows what lies behind folders that only root may enter."""
 LAYER = "layer"
 """With a number, lowest first: layers between what all containers share and the container's own."""
+LOWER = "lower"
+"""With a number, highest first: links to what is below; one without a number where that is the skeleton."""
+
+FOLDERS = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "run": 0o755, "tmp": 0o1777, "root": 0o700}
+"""What a container needs that an image may lack."""
 
 
 class Roots:
@@ -75,49 +82,101 @@ class Roots:
         """The layers of the container with this folder that not all share, lowest first."""
         return (*reversed(_lower_layers(folder)), self.own_layer(folder))
 
-    def prepare_layers(self, folder: Path, count: int) -> list[Path]:
-        """Make `count` empty layers in `folder`, the last one the container's own. Raises OSError."""
-        upper = self._make_folders(folder)
+    def prepare_layers(self, folder: Path, count: int, image: Sequence[Path] = ()) -> list[Path]:
+        """Make `count` empty layers in `folder`, the last one the container's own. `image` are the layers of
+        its image, lowest first; without them it stands on what all containers share. Raises OSError."""
+        upper = self._make_folders(folder, image)
         lower = [folder / f"{LAYER}{number}" for number in range(count - 1)]
         for path in lower:
             path.mkdir()
         return [*lower, upper]
 
-    def prepare(self, folder: Path, hostname: str, address: str, binds: Iterable[Bind]) -> None:
-        """Make a container's own layer in `folder`. Raises OSError."""
-        (upper,) = self.prepare_layers(folder, 1)
+    def prepare(
+        self,
+        folder: Path,
+        hostname: str,
+        address: str,
+        binds: Iterable[Bind],
+        image: Sequence[Path] = (),
+        *,
+        apart: bool = False,
+    ) -> None:
+        """Make a container's own layer in `folder`; `image` are the layers of its image, lowest first.
+
+        With `apart`, what every container gets of the host is in a layer of its own below, so that its own
+        has only what its processes write. Raises OSError, `StartError`.
+        """
+        if image and not self._overlay:
+            raise StartError(
+                f"Images need a disk that can hold the layers of an overlay, and {folder} is on none: set "
+                "SKYLIFT_HOME to a folder on ext4, XFS or Btrfs."
+            )
+        layer, *_ = self.prepare_layers(folder, 2 if apart and self._overlay else 1, image)
+        below = ImageTree(image or (self.skeleton,))
         if not self._overlay:
-            subprocess.run(["cp", "-a", f"{self.skeleton}/.", str(upper)], check=True)
-        (upper / "etc").mkdir(exist_ok=True)
-        for path, text in (("etc/hosts", host_names(address, hostname)), ("etc/hostname", f"{hostname}\n")):
-            (upper / path).write_text(text, encoding="utf-8")
+            subprocess.run(["cp", "-a", f"{self.skeleton}/.", str(layer)], check=True)
+        texts = {"etc/hosts": host_names(address, hostname), "etc/hostname": f"{hostname}\n"}
+        folders = {"etc": 0o755}
+        if image:
+            folders |= FOLDERS
+            texts["etc/resolv.conf"] = (self.skeleton / "etc/resolv.conf").read_text(encoding="utf-8")
+            texts |= {path: TEXTS[path] for path in ("etc/passwd", "etc/group") if below.find(path) is None}
+        for path, mode in folders.items():
+            if path == "etc" or below.find(path) is None:
+                self._own(layer / path, below.find(path), mode)
+        for path, text in texts.items():
+            (layer / path).write_text(text, encoding="utf-8")
+            self._give(layer / path)
+        for each in {layer, self.own_layer(folder)}:
+            self._like(each, below.find("/"))
+        make_mount_points(binds, layer, below, self._maps.owner)
+
+    def _own(self, path: Path, like: Path | None, mode: int) -> None:
+        path.mkdir(exist_ok=True)
+        path.chmod(stat.S_IMODE(like.stat().st_mode) if like is not None and like.is_dir() else mode)
+        self._give(path)
+
+    def _like(self, layer: Path, root: Path | None) -> None:
+        """What the root of an overlay's own layer says is true of all of it."""
+        layer.chmod(stat.S_IMODE(root.stat().st_mode) | 0o555 if root is not None else 0o755)
+        self._give(layer)
+
+    def _give(self, path: Path) -> None:
         if not self._prefix:
-            for path in ("", "etc", "etc/hosts", "etc/hostname"):
-                os.chown(upper / path, *self._maps.owner)
-        make_mount_points(binds, upper, self.skeleton, self._maps.owner)
+            os.chown(path, *self._maps.owner)
 
     def command(self, folder: Path, command: Sequence[str], before: Sequence[str] = ()) -> list[str]:
         """`command`, to be run in `folder` with the container's root mounted, after the command `before`."""
-        lower = ":".join([*(path.name for path in _lower_layers(folder)), "lower"])
+        image = _numbered(folder, LOWER)
+        lower = ":".join(path.name for path in [*_lower_layers(folder), *(image or [folder / LOWER])])
         options = f"lowerdir={lower},upperdir=upper,workdir=work" + (",userxattr" if self._prefix else "")
+        if image:
+            # What its layers call devices are none, and what it writes must be whole without what is below.
+            options += ",nodev,redirect_dir=nofollow,metacopy=off" if not self._prefix else ",nodev"
         script = OVERLAY if self._overlay else COPY
         arguments = [str(folder), str(self.mount_point(folder)), options, *command]
         if before:
             script = f"{shlex.join(before)} && {script}"
         return [*self._prefix, "unshare", "--mount", "sh", "-c", script, "sh", *arguments]
 
-    def _make_folders(self, folder: Path) -> Path:
+    def _make_folders(self, folder: Path, image: Sequence[Path] = ()) -> Path:
         """What the overlay is made of; its upper layer, or the root itself where there is none."""
         for name in ("root", "upper", "work"):
             (folder / name).mkdir(parents=True)
-        (folder / "lower").symlink_to(self.skeleton)
+        (folder / LOWER).symlink_to(self.skeleton)
+        for number, layer in enumerate(reversed(image)):
+            (folder / f"{LOWER}{number}").symlink_to(layer)
         return self.own_layer(folder)
 
 
 def _lower_layers(folder: Path) -> list[Path]:
     """Those between what all share and the container's own, the highest first."""
-    found = folder.glob(f"{LAYER}*")
-    return sorted(found, key=lambda path: int(path.name.removeprefix(LAYER)), reverse=True)
+    return _numbered(folder, LAYER)[::-1]
+
+
+def _numbered(folder: Path, name: str) -> list[Path]:
+    found = folder.glob(f"{name}[0-9]*")
+    return sorted(found, key=lambda path: int(path.name.removeprefix(name)))
 
 
 def host_names(address: str, hostname: str) -> str:

@@ -7,6 +7,7 @@ What it is to be comes in a request of the host's:
 ``fork``         false in a restored process that becomes the container itself: its namespaces are its own
 ``env``          its whole environment
 ``hostname``
+``workdir``      where its code begins; "" is its home
 ``layer``        folder with ``upper``, ``work`` and ``root`` for its overlay
 ``binds``        paths that are mounted in the template, and here too
 ``run``          folder that becomes ``/run/skylift``
@@ -159,7 +160,7 @@ class Newborn:
         kernel.mount("sysfs", f"{root}/sys", "sysfs", _PLAIN | kernel.MS_RDONLY)
         _hide(root, request["masked"], request["read_only"])
         kernel.enter_root(root)
-        os.chdir(_HOME)
+        os.chdir(request["workdir"] or _HOME)
 
     def _make_devices(self, dev: str) -> None:
         kernel.mount(

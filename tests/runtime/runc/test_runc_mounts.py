@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from workshop import environment
 
+from skylift.runtime.image_tree import ImageTree
 from skylift.runtime.isolation import Bind, StartError
 from skylift.runtime.runc.mounts import (
     check_mount,
@@ -135,7 +136,7 @@ def test_mount_points_have_the_modes_of_the_skeleton(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     binds = [Bind(tmp_path, "/root/a/b"), Bind(file, "/root/run.py"), Bind(tmp_path, "/root/a/b/inner")]
-    make_mount_points(binds, upper, skeleton, (os.getuid(), os.getgid()))
+    make_mount_points(binds, upper, ImageTree((skeleton,)), (os.getuid(), os.getgid()))
     assert 0o700 == (upper / "root").stat().st_mode & 0o777
     assert 0o755 == (upper / "root" / "a").stat().st_mode & 0o777
     assert (upper / "root" / "a" / "b").is_dir()
@@ -149,7 +150,7 @@ def test_a_mount_point_on_a_link_is_refused(tmp_path: Path) -> None:
     (skeleton / "var" / "run").symlink_to("/run")
     upper.mkdir()
     with pytest.raises(StartError, match=r"Cannot mount /var/run/x: /var/run is a link\."):
-        make_mount_points([Bind(tmp_path, "/var/run/x")], upper, skeleton, (0, 0))
+        make_mount_points([Bind(tmp_path, "/var/run/x")], upper, ImageTree((skeleton,)), (0, 0))
 
 
 @pytest.mark.root
