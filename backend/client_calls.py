@@ -14,7 +14,9 @@ from skylift.wire import (
     MAX_OUTSTANDING_INPUTS,
     Accepted,
     Attach,
+    BuildImage,
     Cancel,
+    CancelBuild,
     ClientMessage,
     Consumed,
     Define,
@@ -29,6 +31,7 @@ from skylift.wire import (
 )
 
 if TYPE_CHECKING:
+    from skylift.backend.builds import Builds
     from skylift.backend.call_log import CallLog
     from skylift.backend.dispatch import Dispatcher
     from skylift.backend.endings import Endings
@@ -58,6 +61,7 @@ class ClientCalls:
         recovery: Recovery,
         nesting: Nesting,
         warm: WarmPools,
+        builds: Builds,
     ) -> None:
         self.registry = registry
         self.log = call_log
@@ -69,6 +73,7 @@ class ClientCalls:
         self.recovery = recovery
         self.nesting = nesting
         self.warm = warm
+        self.builds = builds
 
     def message(self, client: Client, message: ClientMessage) -> None:
         """Carry out a message."""
@@ -98,6 +103,10 @@ class ClientCalls:
             if not self.sessions.stop(message.session, client.user):
                 text = f"There is no session {message.session} that is up."
                 self.refuse(client, Problem(error="NotFoundError", message=text))
+        elif isinstance(message, BuildImage):
+            self.builds.ask(client, message)
+        elif isinstance(message, CancelBuild):
+            self.builds.cancel(client, message)
         else:
             text = f"A client cannot send {type(message).__name__} now."
             self.refuse(client, Problem(error="InvalidError", message=text))

@@ -14,6 +14,7 @@ Its parts are modules of this package, each with one concern; they share the `Re
 `warm`                functions of which containers are kept
 `nesting`             calls that code in containers makes; `deadlocks` finds those that cannot end
 `status`              status lines
+`builds`              images that are built, and those that are there
 `call_log`            what is written to the database; `log_reader` and `reports` read it
 ====================  =============================================================================
 """
@@ -26,6 +27,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Protocol
 
+from skylift.backend.builds import Builds
 from skylift.backend.call_log import CallLog
 from skylift.backend.client_calls import ClientCalls
 from skylift.backend.database import Database
@@ -62,6 +64,7 @@ from skylift.backend.views import (
     Woken,
 )
 from skylift.backend.warm import WarmPools
+from skylift.lazyfs.names import LocalNames, Names
 from skylift.lazyfs.store import Store
 from skylift.wire import (
     PROTOCOL,
@@ -115,8 +118,14 @@ class ControlPlane:
     """Takes in what clients and hosts say, and decides. All methods are called on one event loop."""
 
     def __init__(
-        self, settings: Settings, database: Database, store: Store, engines: Sequence[Engine]
+        self,
+        settings: Settings,
+        database: Database,
+        store: Store,
+        engines: Sequence[Engine],
+        names: Names | None = None,
     ) -> None:
+        """`names` are those beside the store; None: those in the home folder."""
         self.gateway_id = new_id("gw")
         self.settings = settings
         self.database = database
@@ -150,6 +159,7 @@ class ControlPlane:
         self._dispatcher.fail_waking = self._sleeping.fail_waking
         self._sessions = Sessions(registry, self._log, self._dispatcher, self._endings, self._sleeping)
         self._warm = WarmPools(registry, self._dispatcher)
+        self._builds = Builds(registry, names or LocalNames(settings.home / "names"), self.engines)
         self._client_calls = ClientCalls(
             registry,
             self._log,
@@ -161,6 +171,7 @@ class ControlPlane:
             self._recovery,
             self._nesting,
             self._warm,
+            self._builds,
         )
         self._host_calls = HostCalls(
             registry,
@@ -170,6 +181,7 @@ class ControlPlane:
             self._dispatcher,
             self._endings,
             self._sleeping,
+            self._builds,
         )
         self._sleeping.host_calls = self._host_calls
         self._host_links = HostLinks(
@@ -182,6 +194,7 @@ class ControlPlane:
             self._host_calls,
             self._recovery,
             self._sleeping,
+            self._builds,
             self.tokens,
             self.gateway_id,
         )
@@ -214,6 +227,7 @@ class ControlPlane:
         """Write what is still to be written, stop the engines and close the database. With `end_hosts`, hosts
         and their containers end too; without, they go on and wait for the next gateway."""
         self._dispatcher.stop()
+        self._builds.stop()
         self._sleeping.stop()
         self._recovery.stop()
         self._status.stop()
@@ -309,6 +323,7 @@ class ControlPlane:
             self._streams.detach_all(client)
             port.close(1008, why)
         self._nesting.left(client)
+        self._builds.left(client)
         self.registry.clients.pop(client.client_id, None)
         for call in list(self.registry.calls.values()):
             if call.client_id != client.client_id or call.log_consumes or call.over:

@@ -13,6 +13,8 @@ from skylift.backend.calls import Call
 from skylift.backend.pools import Container, Host, Pool
 from skylift.backend.streams import events_from
 from skylift.wire import (
+    BuildEnded,
+    BuildOutput,
     CallLost,
     CallStarted,
     ContainerChanged,
@@ -29,6 +31,7 @@ from skylift.wire import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from skylift.backend.builds import Builds
     from skylift.backend.call_log import CallLog
     from skylift.backend.dispatch import Dispatcher
     from skylift.backend.endings import Endings
@@ -67,6 +70,7 @@ class HostCalls:
         dispatcher: Dispatcher,
         endings: Endings,
         sleeping: SleepingSessions,
+        builds: Builds,
     ) -> None:
         self.registry = registry
         self.log = call_log
@@ -75,6 +79,7 @@ class HostCalls:
         self.dispatcher = dispatcher
         self.endings = endings
         self.sleeping = sleeping
+        self.builds = builds
         self.become_map: Callable[[Call], None]
 
     def message(self, host: Host, message: HostMessage, frame: bytes) -> None:
@@ -91,6 +96,10 @@ class HostCalls:
             self.sleeping.slept(host, message)
         elif isinstance(message, TemplatesChanged):
             host.templates = message.templates
+        elif isinstance(message, BuildOutput):
+            self.builds.output(host, message)
+        elif isinstance(message, BuildEnded):
+            self.builds.ended(host, message)
         elif isinstance(message, Returned):
             call = self.registry.calls.get(message.call_id)
             if call is not None:

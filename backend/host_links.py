@@ -28,6 +28,7 @@ from skylift.wire import (
 )
 
 if TYPE_CHECKING:
+    from skylift.backend.builds import Builds
     from skylift.backend.call_log import CallLog
     from skylift.backend.control import HostPort
     from skylift.backend.dispatch import Dispatcher
@@ -57,6 +58,7 @@ class HostLinks:
         host_calls: HostCalls,
         recovery: Recovery,
         sleeping: SleepingSessions,
+        builds: Builds,
         tokens: TokenBook,
         gateway_id: str,
     ) -> None:
@@ -69,6 +71,7 @@ class HostLinks:
         self.host_calls = host_calls
         self.recovery = recovery
         self.sleeping = sleeping
+        self.builds = builds
         self.tokens = tokens
         self.gateway_id = gateway_id
         self._early: dict[int, list[tuple[HostMessage, bytes]]] = {}
@@ -166,6 +169,7 @@ class HostLinks:
             elif container.sleeping:
                 # The host may not have heard of it.
                 port.send(SleepContainer(container_id=container.container_id))
+        self.builds.host_came(host)
         self.dispatcher.think()
 
     def _take_containers(self, host: Host, hello: HostHello, reports: dict[str, CallReport]) -> None:
@@ -402,6 +406,7 @@ class HostLinks:
         for call in list(self.registry.calls.values()):
             if call.host_id == host.host_id and call.state == "running" and not call.units:
                 self.endings.fail(call, problem)
+        self.builds.host_gone(host, why)
         self.dispatcher.think()
 
     def stop(self) -> None:

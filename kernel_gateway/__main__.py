@@ -23,6 +23,7 @@ from skylift.backend.settings import Settings, SettingsError, load_settings
 from skylift.kernel_gateway.gateway import Gateway
 from skylift.kernel_gateway.home import AlreadyRunningError, GatewayHome
 from skylift.kernel_gateway.server import ListenError
+from skylift.lazyfs.store import StoreError
 
 _LOG_BYTES = 10 * 1024 * 1024
 _OPEN_FILES = 65536
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         _log_to(home.log)
         settings = load_settings(home.folder)
         _run(home, settings, options.listen, options.foreground)
-    except (AlreadyRunningError, DatabaseError, ListenError, SettingsError) as error:
+    except (AlreadyRunningError, DatabaseError, ListenError, SettingsError, StoreError) as error:
         return _failed(str(error))
     except OSError as error:
         return _failed(f"The gateway cannot use {error.filename or home.folder}: {error.strerror or error}.")

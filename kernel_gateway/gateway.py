@@ -13,9 +13,11 @@ from skylift.kernel_gateway.home import GatewayHome
 from skylift.kernel_gateway.host_socket import HostServer
 from skylift.kernel_gateway.outbox import Outbox
 from skylift.kernel_gateway.server import GatewayApplication, GatewayServer
-from skylift.lazyfs.store import LocalStore
+from skylift.lazyfs.open_store import open_store
 
-STORE_FOLDER = "store"
+STORE_CACHE = "gateway-cache"
+"""In front of a store that is far away; the host has its own."""
+
 DATABASE_FILE = "skylift.db"
 
 log = logging.getLogger(__name__)
@@ -25,13 +27,14 @@ class Gateway:
     """One gateway on one machine's folder, which the caller has locked."""
 
     def __init__(self, home: GatewayHome, settings: Settings) -> None:
-        """Call it on the event loop. Raises OSError where the store's folder cannot be made."""
+        """Call it on the event loop. Raises OSError where the store's folder cannot be made, and `StoreError`
+        where its URL names none."""
         self._home = home
         self._settings = settings
         outbox = Outbox(asyncio.get_running_loop())
-        store = LocalStore(home.folder / STORE_FOLDER)
+        store, names = open_store(settings.host.store, home.folder, cache=home.folder / STORE_CACHE)
         self._database = Database(home.folder / DATABASE_FILE, backlog_limit=settings.gateway.log_backlog)
-        self.control = ControlPlane(settings, self._database, store, [LocalEngine(settings)])
+        self.control = ControlPlane(settings, self._database, store, [LocalEngine(settings)], names)
         self._hosts = HostServer(home.folder, self.control, outbox)
         self._application = GatewayApplication(self.control, store, settings.gateway, home, outbox)
         self._server = GatewayServer(self._application)

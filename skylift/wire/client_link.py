@@ -207,6 +207,9 @@ class BuildOutput(Message, frozen=True, kw_only=True):
     """The step's."""
     text: str = ""
     """Printed since the last one of these; may end in the middle of a line."""
+    at: int = 0
+    """To a client: how many characters the build printed before `text`, so that who hears it again after a
+    reconnect shows it once."""
     done: int = 0
     total: int = 0
     """Bytes of what is being moved (a layer into the store, one from a registry); 0 where nothing is."""

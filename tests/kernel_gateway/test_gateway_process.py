@@ -172,3 +172,8 @@ def test_it_keeps_its_port_over_ends_of_every_kind(home: Path) -> None:
             assert host == wait_for_host(home, elsewhere)
     assert "is taken now" in (home / "gateway.log").read_text()
     assert not (home / "host" / "host.json").exists()
+
+
+def test_a_store_that_cannot_be_is_named(home: Path) -> None:
+    (home / "config.toml").write_text('[host]\nstore = "ftp://there"\n')
+    assert "'ftp://there' is not the URL of a store: ftp:// is not known." in fails(home)
