@@ -72,6 +72,17 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: PurePosixPat
         )
 
 
+def make_folder(path: str, layer: Path, image: Sequence[Path]) -> None:
+    """Make a folder of the image in a new layer, where it is not there. Raises `BuildError` and OSError."""
+    tree = ImageTree(image)
+    try:
+        found = tree.find(tree.resolve(path))
+    except TreePathError as error:
+        raise BuildError(str(error)) from error
+    if found is None or not found.is_dir():
+        LayerFolder(layer, image).folder(PurePosixPath(path))
+
+
 class LayerFolder:
     """A folder that becomes a layer on top of an image."""
 
@@ -107,6 +118,12 @@ class LayerFolder:
 
     def place(self, path: PurePosixPath) -> Path:
         """Where a file is to be written that is at this path of the image; nothing of this layer is there."""
+        below = self._below.find(path)
+        if below is not None and stat.S_ISDIR(below.lstat().st_mode):
+            raise BuildError(
+                f"{path} is a folder in the image, and would be replaced by a file. Where the file is to go "
+                f"into it, write {path}/."
+            )
         place = self.folder(path.parent) / path.name
         if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import posixpath
 import re
 import shlex
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from skylift.runtime.build_log import BuildLog
 from skylift.runtime.container_files import remove_folder
 from skylift.runtime.container_output import ContainerOutput
 from skylift.runtime.host_network import APT, CERTIFICATES, CONSTRAINTS, HostNetwork, host_network
-from skylift.runtime.image_archives import copy_from, extract
+from skylift.runtime.image_archives import copy_from, extract, make_folder
 from skylift.runtime.image_content import ContentError, tidy
 from skylift.runtime.image_debian import bootstrap
 from skylift.runtime.image_tree import ImageTree, TreePathError
@@ -44,6 +45,7 @@ from skylift.wire.images import (
 T = TypeVar("T")
 
 SHELL = ("/bin/sh", "-c")
+_REFERENCE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PROBE = "import sys, platform; print(sys.executable); print(platform.python_version())"
@@ -151,14 +153,15 @@ class StepMaker:
                 return await self._with_layer(image, written, below, began, layers.own_id)
 
     async def _files(self, step: AddFiles, image: ImageSpec) -> ImageSpec:
-        if not step.target.startswith("/"):
-            raise BuildError(f"{step.target!r} is not an absolute path.")
+        target = within(image, step.target)
         began = time.time()
         async with self._folder() as folder, self._held(image) as below:
             layer = folder / "layer"
             layer.mkdir()
+            if not step.archives:
+                await _thread(make_folder, target, layer, below)
             for archive in step.archives:
-                await _thread(extract, archive, self._services.store, step.target, layer, below)
+                await _thread(extract, archive, self._services.store, target, layer, below)
             return await self._with_layer(image, layer, below, began, lambda number: number)
 
     async def _copy(self, step: CopyFrom, image: ImageSpec) -> ImageSpec:
@@ -169,7 +172,8 @@ class StepMaker:
         async with self._folder() as folder, self._held(image) as below, self._held(source) as other:
             layer = folder / "layer"
             layer.mkdir()
-            await _thread(copy_from, ImageTree(other), step.source, step.target, layer, below, layers.own_id)
+            target = within(image, step.target)
+            await _thread(copy_from, ImageTree(other), step.source, target, layer, below, layers.own_id)
             return await self._with_layer(image, layer, below, began, lambda number: number)
 
     # --- parts -----------------------------------------------------------------------------------
@@ -290,11 +294,23 @@ class Running:
 def configured(step: Configure, image: ImageSpec) -> ImageSpec:
     """What containers begin with, after this step."""
     said = {
-        name: value
-        for name in ("workdir", "entrypoint", "cmd", "shell")
-        if (value := getattr(step, name)) is not None
+        name: value for name in ("entrypoint", "cmd", "shell") if (value := getattr(step, name)) is not None
     }
-    return msgspec.structs.replace(image, env={**image.env, **step.env}, **said)
+    if step.workdir is not None:
+        said["workdir"] = within(image, step.workdir)
+    env = {name: expanded(text, image.env) if step.expand else text for name, text in step.env.items()}
+    return msgspec.structs.replace(image, env={**image.env, **env}, **said)
+
+
+def within(image: ImageSpec, path: str) -> str:
+    """A path of a step as an absolute one; a slash at its end stays."""
+    whole = posixpath.normpath(posixpath.join("/", image.workdir, path))
+    return whole.rstrip("/") + "/" if path.endswith("/") else whole
+
+
+def expanded(text: str, env: Mapping[str, str]) -> str:
+    """The value of a variable that others are a part of (`Configure.expand`)."""
+    return _REFERENCE.sub(lambda found: env.get(found[1], "") if found[1] else "$", text)
 
 
 def find_python(image: ImageTree, path: str) -> str:

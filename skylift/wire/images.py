@@ -79,7 +79,8 @@ class AddFiles(Step, frozen=True, kw_only=True, tag="files"):
     """The content of archives, put in a folder, in order; owned by root."""
 
     target: str
-    """Absolute; made where it is missing."""
+    """Absolute, or relative to the image's folder (`Configure.workdir`, else ``/``); made where it is
+    missing, also where there are no archives."""
     archives: tuple[Archive, ...]
 
 
@@ -88,7 +89,9 @@ class CopyFrom(Step, frozen=True, kw_only=True, tag="copy_from"):
 
     image: ImageDefinition
     source: str
+    """Of a folder, its content is copied."""
     target: str
+    """As in `AddFiles`; a file goes into it where it ends with ``/``, and else gets this name."""
 
 
 class Configure(Step, frozen=True, kw_only=True, tag="configure"):
@@ -96,7 +99,11 @@ class Configure(Step, frozen=True, kw_only=True, tag="configure"):
 
     env: dict[str, str] = {}
     """Added to what is there."""
+    expand: bool = False
+    """In the values of `env`, ``${NAME}`` is what the image has before this step ("" for nothing), ``$$`` a
+    dollar sign."""
     workdir: str | None = None
+    """As the target of `AddFiles`."""
     entrypoint: tuple[str, ...] | None = None
     cmd: tuple[str, ...] | None = None
     shell: tuple[str, ...] | None = None
