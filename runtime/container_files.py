@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import shutil
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -44,6 +45,29 @@ def _mounted_below(folder: Path) -> bool:
     return any(target.startswith(f"{folder}/") for target in targets)
 
 
+_IPYTHON = (
+    "IPython",
+    "asttokens",
+    "decorator",
+    "exceptiongroup",
+    "executing",
+    "ipython_pygments_lexers",
+    "jedi",
+    "matplotlib_inline",
+    "parso",
+    "pexpect",
+    "prompt_toolkit",
+    "ptyprocess",
+    "pure_eval",
+    "pygments",
+    "stack_data",
+    "traitlets",
+    "typing_extensions",
+    "wcwidth",
+)
+"""IPython and what it needs, as far as it is here: nothing of it is compiled."""
+
+
 @cache
 def library_binds() -> tuple[Bind, ...]:
     """What every container sees of ours: the runner, and a cloudpickle for images that have none."""
@@ -52,3 +76,20 @@ def library_binds() -> tuple[Bind, ...]:
     assert cloudpickle is not None
     assert cloudpickle.origin is not None
     return (Bind(runner, RUNNER), Bind(Path(cloudpickle.origin).parent, f"{LIBRARY}/cloudpickle"))
+
+
+@cache
+def shell_binds(python_version: str) -> tuple[Bind, ...]:
+    """An IPython for sessions in images that have none; nothing where their Python is older than the host's,
+    since its IPython may not be for that."""
+    minor = tuple(int(part) for part in python_version.split(".")[:2] if part.isdecimal())
+    if minor < sys.version_info[:2]:
+        return ()
+    binds = []
+    for name in _IPYTHON:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            origin = Path(spec.origin)
+            source = origin.parent if spec.submodule_search_locations else origin
+            binds.append(Bind(source, f"{LIBRARY}/{source.name}"))
+    return tuple(binds)

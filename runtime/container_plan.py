@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skylift.runtime.container_files import RUNNER, SOCKET_FOLDER, library_binds
+from skylift.runtime.container_files import RUNNER, SOCKET_FOLDER, library_binds, shell_binds
 from skylift.runtime.gpus import Gpu
 from skylift.runtime.isolation import Bind, ContainerPlan
 from skylift.runtime.runner_link import SOCKET_NAME
@@ -28,8 +28,15 @@ def container_plan(
         gpus=gpus,
         block_network=spec.block_network,
         hostname=container_id,
-        binds=(*library_binds(), Bind(sockets, SOCKET_FOLDER)),
+        binds=(*runner_binds(spec), Bind(sockets, SOCKET_FOLDER)),
     )
+
+
+def runner_binds(spec: FunctionSpec) -> tuple[Bind, ...]:
+    """What a container sees of ours."""
+    if spec.image.kind == "layers" and spec.session:
+        return (*library_binds(), *shell_binds(spec.image.python_version))
+    return library_binds()
 
 
 def runner_command(image: ImageSpec) -> list[str]:

@@ -21,9 +21,9 @@ from typing import Any
 import msgspec
 
 from skylift.runtime.code_cache import CodeCache
-from skylift.runtime.container_files import SOCKET_FOLDER, library_binds, remove_folder
+from skylift.runtime.container_files import SOCKET_FOLDER, remove_folder
 from skylift.runtime.container_output import ContainerOutput
-from skylift.runtime.container_plan import runner_command
+from skylift.runtime.container_plan import runner_binds, runner_command
 from skylift.runtime.gpus import GpuInventory
 from skylift.runtime.isolation import (
     Bind,
@@ -442,7 +442,7 @@ class Templates:
             memory_limit=spec.memory_limit,
             gpus=template.gpus,
             block_network=True,
-            binds=(*library_binds(), Bind(folder / "run", SOCKET_FOLDER)),
+            binds=(*runner_binds(spec), Bind(folder / "run", SOCKET_FOLDER)),
             template=forkable,
         )
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -29,6 +31,9 @@ from skylift.runtime.start_error import StartError
 from skylift.wire import ImageSpec
 
 log = logging.getLogger(__name__)
+
+_END_SECONDS = 10.0
+_END_PAUSE = 0.05
 
 
 class ImageLayers:
@@ -54,13 +59,13 @@ class ImageLayers:
 
     def clean(self) -> None:
         """Unmount and end what a host before this one has left. Raises OSError."""
-        for left in mount_calls.mounted_under(self._folder / "shown"):
-            mount_calls.unmount(left.target, lazily=True)
-        if (self._folder / "daemon" / "control.sock").exists():
+        daemon = self._folder / "daemon"
+        _unmount_all(self._folder / "shown")
+        if (daemon / "control.sock").exists():
             with contextlib.suppress(DaemonError):
-                LayerDaemon(self._folder / "daemon", self._url).stop()
-        for left in mount_calls.mounted_under(self._folder):
-            mount_calls.unmount(left.target, lazily=True)
+                LayerDaemon(daemon, self._url).stop()
+            _wait_for_lock(daemon / "lock")
+        _unmount_all(self._folder)
         for unfinished in (self._folder / "unpacked").glob(".*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -241,6 +246,24 @@ class HeldLayers:
         layers, self._layers = self._layers, None
         if layers is not None:
             await asyncio.to_thread(layers.release, self._image.layers, mapped=layers.shifts)
+
+
+def _unmount_all(folder: Path) -> None:
+    for left in mount_calls.mounted_under(folder):
+        with contextlib.suppress(OSError):  # its daemon may be about to do it
+            mount_calls.unmount(left.target, lazily=True)
+
+
+def _wait_for_lock(file: Path) -> None:
+    """Until the daemon that holds it has ended, or for some seconds."""
+    until = time.monotonic() + _END_SECONDS
+    with contextlib.suppress(FileNotFoundError), file.open("rb") as lock:
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:  # noqa: PERF203
+                time.sleep(_END_PAUSE)
 
 
 class _NotMappedError(OSError):

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import skylift.lazyfs
 import skylift.runtime
 import skylift.wire
 
@@ -92,7 +93,7 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
 
 def _copy_packages(target: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
-    for package in (skylift.runtime, skylift.wire):
+    for package in (skylift.lazyfs, skylift.runtime, skylift.wire):
         source = Path(str(package.__file__)).parent
         shutil.copytree(source, target / package.__name__.rpartition(".")[2], ignore=ignored)
     (target / "__init__.py").touch()
