@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from skylift.runtime.image_checks import examine_images
 from skylift.runtime.machine_checks import Finding, examine
 from skylift.runtime.plain_process import WARNING
 from skylift.runtime.settings import HostSettings, SettingsError, host_settings, machine_memory, read_config
@@ -50,6 +51,7 @@ async def report(settings: HostSettings, home: Path) -> Report:
     """Look at this machine; see `examine`."""
     findings = [finding async for finding in examine(settings, home)]
     findings += [finding async for finding in examine_start_paths(settings, home)]
+    findings += examine_images(settings)
     lacking = any(finding.state == "missing" for finding in findings)
     isolation = settings.isolation if settings.isolation == "process" or not lacking else "none"
     return Report(

@@ -98,7 +98,7 @@ class ImageLayers:
         """The user or group id in the image, of a file with this one in a folder that `acquire` gave."""
         return number - self._first_id if number >= self._first_id else number
 
-    def traces(self, layers: Iterable[str]) -> None:
+    def keep_traces(self, layers: Iterable[str]) -> None:
         """Keep in which order the chunks of layers were first read here, where nobody has yet. Raises
         `StoreError` and OSError."""
         _, names = self._open()
@@ -212,19 +212,28 @@ class ImageLayers:
 class HeldLayers:
     """What the root of one container is made of, until it is let go."""
 
-    def __init__(self, layers: ImageLayers | None, image: ImageSpec, folders: tuple[Path, ...]) -> None:
+    def __init__(
+        self, layers: ImageLayers | None, image: ImageSpec, folders: tuple[Path, ...], traced: bool
+    ) -> None:
         self._layers = layers
+        self._traced = traced
         self._image = image
         self.folders = folders
         """The image's layers, lowest first; () where the container stands on what all containers share."""
 
     @classmethod
     async def of(
-        cls, layers: ImageLayers | None, image: ImageSpec, user_namespace: Callable[[], Awaitable[str]]
+        cls,
+        layers: ImageLayers | None,
+        image: ImageSpec,
+        user_namespace: Callable[[], Awaitable[str]],
+        *,
+        traced: bool = False,
     ) -> HeldLayers:
-        """Acquire the layers of an image, if it has some. Raises `StartError`."""
+        """Acquire the layers of an image, if it has some. With `traced`, what was read of them is remembered,
+        for hosts that have nothing of them yet. Raises `StartError`."""
         if image.kind != "layers":
-            return cls(None, image, ())
+            return cls(None, image, (), False)
         if not image.layers or layers is None:
             raise StartError("The image has no layers, so nothing can be run in it.", "InvalidError")
         try:
@@ -239,12 +248,15 @@ class HeldLayers:
                 raise
         except (StoreError, CommandError, OSError) as error:
             raise StartError(f"The image's layers cannot be had on this host: {error}") from error
-        return cls(layers, image, folders)
+        return cls(layers, image, folders, traced)
 
     async def let_go(self) -> None:
         """Once. The container must have ended."""
         layers, self._layers = self._layers, None
         if layers is not None:
+            if self._traced:
+                with contextlib.suppress(StoreError, OSError):
+                    await asyncio.to_thread(layers.keep_traces, self._image.layers)
             await asyncio.to_thread(layers.release, self._image.layers, mapped=layers.shifts)
 
 

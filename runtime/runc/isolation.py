@@ -164,7 +164,8 @@ class RuncIsolation(Isolation):
         binds, edits = self._binds(plan)
         memory_limit = self._memory_limit(plan)
         sandbox: Sandbox | None = None
-        image = await HeldLayers.of(self.layers, plan.image, self._namespace_of_ids)
+        traced = not plan.build
+        image = await HeldLayers.of(self.layers, plan.image, self._namespace_of_ids, traced=traced)
         try:
             if self._sandboxes is not None and not plan.block_network:
                 sandbox = await self._sandboxes.take()

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ("runc", "newuidmap", "ip", "iptables", "pasta", "fusermount3", "mkfs.erofs", "gcc", "git")
+TOOLS = (
+    *("runc", "newuidmap", "ip", "iptables", "pasta", "fusermount3", "mkfs.erofs", "mmdebstrap"),
+    *("gcc", "git"),
+)
 
 
 class Machine:

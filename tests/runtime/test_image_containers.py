@@ -14,6 +14,8 @@ from fake_gateway import FakeGateway
 from host_process import HostProcess, running_host, spec
 from image_setup import BASE, home_with_base
 
+from skylift.lazyfs.image_records import read_trace
+from skylift.lazyfs.open_store import open_store
 from skylift.wire import (
     BuildEnded,
     BuildImage,
@@ -67,8 +69,7 @@ def whoami() -> tuple[str, str, int, str, bool]:
     return sys.executable, sys.version.split()[0], os.getuid(), os.getcwd(), os.path.exists(__file__)
 
 
-def the_host_sees_it() -> list[str]:
-    names = ("/root/.pyenv", "/work", "/usr/bin/gcc", "/usr/sbin/runc")
+def there(names: list[str]) -> list[str]:
     return [name for name in names if os.path.exists(name)]
 
 
@@ -92,8 +93,9 @@ class TestFunctions:
         assert info.image == f"image {image.fingerprint[:12]}, Python {image.python_version}"
 
     def test_nothing_of_the_host_is_there(self, gateway: FakeGateway) -> None:
+        names = [sys.prefix, sys.base_prefix, str(gateway.home), "/usr/bin/mkfs.erofs", "/usr/sbin/runc"]
         container = gateway.start(spec(image=built(gateway)))
-        assert [] == gateway.finish(gateway.call(container, the_host_sees_it)).result
+        assert [] == gateway.finish(gateway.call(container, there, names)).result
 
     def test_what_one_writes_no_other_sees(self, gateway: FakeGateway) -> None:
         image = built(gateway)
@@ -149,6 +151,17 @@ class TestSessions:
         assert changed.problem is None, changed.problem
         ran = gateway.finish(gateway.cell(woken, "print(x + 1, open('/own').read(), open('/made').read())"))
         assert "42 kept made\n\n" == ran.text("stdout")
+
+
+class TestTraces:
+    def test_what_a_container_read_is_kept_for_other_hosts(self, gateway: FakeGateway) -> None:
+        image = built(gateway, RunCommands(commands=("python -c 'import json'", "echo traced > /traced")))
+        container = gateway.start(spec(image=image))
+        gateway.finish(gateway.call(container, there, ["/traced"]))
+        gateway.stop(container)
+        gateway.exited(container)
+        _, names = open_store("", gateway.home)
+        assert all(read_trace(names, layer) for layer in image.layers)
 
 
 class TestBuilds:
