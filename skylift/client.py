@@ -21,6 +21,7 @@ from skylift.calls import Lost, RemoteCall
 from skylift.connection import Connection, ConnectionLost
 from skylift.context import is_local
 from skylift.exceptions import AuthError, PermissionDeniedError, VersionError
+from skylift.followed_builds import FollowedBuild
 from skylift.gateway_process import Gateway, container_token, find_again, find_gateway
 from skylift.handshake import open_connection
 from skylift.http import Http
@@ -28,7 +29,10 @@ from skylift.remote_errors import problem_error
 from skylift.wire import (
     PROTOCOL,
     Accepted,
+    BuildEnded,
+    BuildOutput,
     Cancel,
+    CancelBuild,
     ClientMessage,
     Define,
     Events,
@@ -73,6 +77,7 @@ class Client:
         self._connection: Connection | None = None
         self._reader: threading.Thread | None = None
         self._calls: dict[str, list[RemoteCall]] = {}
+        self._builds: dict[str, FollowedBuild] = {}
         self._outbox: list[ClientMessage] = []
         self._announced: dict[str, Define] = {}
         self._closed = False
@@ -182,6 +187,24 @@ class Client:
             if self._connection is None:
                 self._start_reader(None, [])
 
+    def build(self, build: FollowedBuild) -> None:
+        """Asks for an image, now and on every connection to come, until `build` is over or forgotten."""
+        with self._lock:
+            self._builds[build.message.build_id] = build
+            connection = self._connection
+            if connection is None:
+                self._start_reader(None, [])
+                return
+        with contextlib.suppress(ConnectionLost):
+            connection.send(encode(build.message))
+
+    def forget_build(self, build: FollowedBuild) -> None:
+        """An image is wanted no more; where it is still being built for nobody else, that is cancelled."""
+        with self._lock:
+            followed = self._builds.pop(build.message.build_id, None)
+        if followed is not None:
+            self.send(CancelBuild(build_id=build.message.build_id))
+
     def cancel_all(self, call_ids: Iterable[str], reason: str) -> None:
         """Cancels calls of which nothing more is wanted; those that have ended are left as they are."""
         for call_id in call_ids:
@@ -203,24 +226,26 @@ class Client:
             self._closed = True
             connection, self._connection = self._connection, None
             calls = self._all_calls()
+            builds = self._all_builds()
             self._calls.clear()
             self._outbox.clear()
         if connection is not None:
+            for build in builds:
+                with contextlib.suppress(ConnectionLost):
+                    connection.send(encode(CancelBuild(build_id=build.message.build_id)))
             for call in calls:
                 if call.submit is not None and not call.submit.detached:
                     with contextlib.suppress(ConnectionLost):
                         connection.send(encode(Cancel(call_id=call.call_id, reason="the client has ended")))
             connection.close()
-        for call in calls:
-            call.deliver(Lost(exceptions.ConnectionError("the connection to the gateway was closed")))
+        _lose(calls, builds, exceptions.ConnectionError("the connection to the gateway was closed"))
 
     def abandon(self, error: BaseException) -> None:
         """In the child of a fork: lets go of the parent's connection without a word to the gateway."""
         connection = self._connection
         if connection is not None:
             connection.abandon()
-        for call in self._all_calls():
-            call.deliver(Lost(error))
+        _lose(self._all_calls(), self._all_builds(), error)
 
     # --- the connection --------------------------------------------------------------------------
 
@@ -294,7 +319,7 @@ class Client:
             with self._lock:
                 if self._connection is connection:
                     self._connection = None
-                if self._closed or not (self._calls or self._outbox or self._announced):
+                if self._closed or not (self._calls or self._builds or self._outbox or self._announced):
                     self._reader = None
                     return
             problem = self._lasting_fault(connection.close_code)
@@ -323,8 +348,18 @@ class Client:
         elif isinstance(message, Accepted):
             for call in tuple(self._calls.get(message.call_id, ())):
                 call.deliver(message)
+        elif isinstance(message, (BuildOutput, BuildEnded)):
+            self._of_build(message)
         elif isinstance(message, Refused):
             self._refused(message)
+
+    def _of_build(self, message: BuildOutput | BuildEnded) -> None:
+        with self._lock:
+            over = isinstance(message, BuildEnded)
+            builds = self._builds
+            build = builds.pop(message.build_id, None) if over else builds.get(message.build_id)
+        if build is not None:
+            build.deliver(message)
 
     def _refused(self, message: Refused) -> None:
         concerned: Iterable[RemoteCall]
@@ -347,14 +382,20 @@ class Client:
     def _all_calls(self) -> list[RemoteCall]:
         return [call for followers in list(self._calls.values()) for call in followers]
 
+    def _all_builds(self) -> list[FollowedBuild]:
+        """Those that are not over; they are forgotten."""
+        builds = list(self._builds.values())
+        self._builds.clear()
+        return builds
+
     def _fail_all(self, error: BaseException) -> None:
         with self._lock:
             calls = self._all_calls()
+            builds = self._all_builds()
             self._calls.clear()
             self._outbox.clear()
             self._reader = None
-        for call in calls:
-            call.deliver(Lost(error))
+        _lose(calls, builds, error)
 
     def _reconnect(self, reason: str) -> tuple[Connection, list[bytes]] | None:
         """Tries to connect again and takes up all open calls; None when that has failed for good."""
@@ -409,6 +450,8 @@ class Client:
         with contextlib.suppress(ConnectionLost):
             for define in list(self._announced.values()):
                 _define(define, connection)
+            for build in list(self._builds.values()):
+                connection.send(encode(build.message))
             for call in self._all_calls():
                 self._introduce(call, connection, again=True)
             while self._outbox:
@@ -428,6 +471,14 @@ class Client:
                 for message in call.resume():
                     connection.send(encode(message))
             call.link = connection
+
+
+def _lose(calls: Iterable[RemoteCall], builds: Iterable[FollowedBuild], error: BaseException) -> None:
+    """Nothing more will be heard of these."""
+    for call in calls:
+        call.deliver(Lost(error))
+    for build in builds:
+        build.deliver(Lost(error))
 
 
 def _define(define: Define, connection: Connection) -> None:

@@ -22,7 +22,6 @@ from skylift.image import Image
 from skylift.options import FunctionOptions, check_options
 from skylift.retries import Retries
 from skylift.serialization import dumps_call
-from skylift.wire import ImageSpec
 
 if TYPE_CHECKING:
     from skylift.app import App
@@ -131,9 +130,9 @@ class Cls(Generic[C]):
         return raw if isinstance(raw, type) and self._code({}).reference() is None else None
 
     @property
-    def _skylift_image(self) -> ImageSpec:
-        """What goes along as its image."""
-        return self._image()._latest_spec()
+    def _skylift_image(self) -> object:
+        """What goes along as its image: the same object as long as that is the same."""
+        return self._image()._latest()
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -225,7 +224,7 @@ class Obj:
         return self._cls._skylift_travels
 
     @property
-    def _skylift_image(self) -> ImageSpec:
+    def _skylift_image(self) -> object:
         return self._cls._skylift_image
 
 

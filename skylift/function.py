@@ -24,7 +24,7 @@ from skylift.serialization import dumps_call
 from skylift.summaries import call_summary, calling_place
 from skylift.waiting import BLOCKING, Waiter
 from skylift.waiting import run as run_blocking
-from skylift.wire import INLINE_LIMIT, CallKind, Define, ImageSpec, Payload, Submit, new_id
+from skylift.wire import INLINE_LIMIT, CallKind, Define, Payload, Submit, new_id
 
 if TYPE_CHECKING:
     from skylift.app import App
@@ -166,9 +166,9 @@ class Function(Generic[P, R]):
         return raw if isinstance(raw, types.FunctionType) and self._code.reference() is None else None
 
     @property
-    def _skylift_image(self) -> ImageSpec:
-        """What goes along as its image."""
-        return self._image()._latest_spec()
+    def _skylift_image(self) -> object:
+        """What goes along as its image: the same object as long as that is the same."""
+        return self._image()._latest()
 
     def __getstate__(self) -> dict[str, Any]:
         return {

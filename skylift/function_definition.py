@@ -8,6 +8,7 @@ from blake3 import blake3
 from skylift.client import Client
 from skylift.function_code import FunctionCode
 from skylift.image import Image
+from skylift.image_checks import check_built, check_python
 from skylift.options import FunctionOptions
 from skylift.waiting import Waiter
 from skylift.wire import INLINE_LIMIT, Define, ImageSpec
@@ -37,9 +38,13 @@ class Definition:
     async def current(self, waiter: Waiter, client: Client, image: Image, moment: object) -> Define:
         """The definition of the function as it is now.
 
-        Raises `SerializationError` naming a captured variable that cannot travel.
+        Raises `SerializationError` naming a captured variable that cannot travel, `VersionError` where the
+        image has another Python than this one, and what building the image raises.
         """
-        image_spec = image._spec(moment)
+        by_value = self._code.reference() is None
+        check_python(image._python, self._name, by_value)
+        image_spec = await image._ready(waiter, client, moment)
+        check_built(image_spec, self._name, by_value)
         code = self._code.pickled()
         imports = image._imports
         kept = self._kept

@@ -20,6 +20,7 @@ from skylift.cell_run import CellItem, CellRun
 from skylift.client import Client
 from skylift.exceptions import InvalidError, NotFoundError, SerializationError
 from skylift.image import default_image
+from skylift.image_checks import check_built, check_python
 from skylift.options import check_options
 from skylift.remote_errors import rebuild
 from skylift.remote_ref import References, RemoteRef
@@ -33,6 +34,7 @@ from skylift.wire import (
     Define,
     Event,
     FunctionSpec,
+    ImageSpec,
     StopSession,
     Submit,
     new_id,
@@ -260,7 +262,7 @@ class Session:
     def _defined(self, timeout: float | None = None) -> Define:
         """What calls of the session run in: its container, with `timeout` or the session's own."""
         if self._define is None:
-            image = (self._options.image or default_image())._spec()
+            image = self._image()
             spec = self._options.spec(
                 self._app,
                 self.name or "session",
@@ -272,6 +274,17 @@ class Session:
         if timeout is None or timeout == self._define.spec.timeout:
             return self._define
         return _define(msgspec.structs.replace(self._define.spec, timeout=timeout))
+
+    def _image(self) -> ImageSpec:
+        """Built, where that has not been done yet."""
+        image = self._options.image or default_image()
+        if image._chain is None:
+            return image._spec()
+        what = f"session {self.name or self.session_id}"
+        check_python(image._python, what, by_value=True)
+        spec = run_blocking(image._ready(BLOCKING, run_blocking(connected_client(BLOCKING))))
+        check_built(spec, what, by_value=True)
+        return spec
 
     def _split(self, values: Mapping[str, Pickled | RemoteRef]) -> tuple[dict[str, Any], list[str]]:
         """What has to be sent, and the names that the session has in this form."""

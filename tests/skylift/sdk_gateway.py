@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import json
 import pickle
+import platform
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -31,10 +32,14 @@ from skylift.wire import (
     INLINE_LIMIT,
     Accepted,
     Attach,
+    BuildEnded,
+    BuildImage,
+    BuildOutput,
     CallState,
     CallStatus,
     CallTimes,
     Cancel,
+    CancelBuild,
     ClientMessage,
     Consumed,
     Define,
@@ -43,6 +48,7 @@ from skylift.wire import (
     Event,
     Events,
     Hello,
+    ImageSpec,
     Inputs,
     Payload,
     Problem,
@@ -51,6 +57,7 @@ from skylift.wire import (
     StopSession,
     Submit,
     Welcome,
+    definition_keys,
     encode_events,
     event_cost,
 )
@@ -87,6 +94,36 @@ class FakeCall:
     runs: int = 0
 
 
+@dataclass
+class Build:
+    """An image that a client asks for, over one of its connections."""
+
+    port: ClientPort
+    message: BuildImage
+
+    def say(self, text: str = "", step: int = 0, **what: Any) -> None:
+        """Tells how it goes."""
+        steps = self.message.image.steps
+        what.setdefault("label", steps[step].label)
+        self.port.send(
+            BuildOutput(build_id=self.message.build_id, step=step, steps=len(steps), text=text, **what)
+        )
+
+    def end(self, problem: Problem | None = None, **image: Any) -> None:
+        """It is built, as an image of this Python, or not."""
+        key = definition_keys(self.message.image)[-1]
+        what = {
+            "kind": "layers",
+            "python": "/usr/bin/python3",
+            "python_version": platform.python_version(),
+            "fingerprint": key,
+            "layers": (key,),
+            **image,
+        }
+        made = ImageSpec(**what) if problem is None else None
+        self.port.send(BuildEnded(build_id=self.message.build_id, image=made, problem=problem))
+
+
 class FakeControl(ControlPlane):
     """Runs each call in a thread."""
 
@@ -110,6 +147,8 @@ class FakeControl(ControlPlane):
         self.sleeps: Slept | Problem | None = Slept(seconds=0.8, size=210_000_000, unpacked=600_000_000)
         self.wakes: Woken | Problem | None = Woken(seconds=0.24)
         self.problem_on_hello: Problem | None = None
+        self.build: Callable[[Build], None] = lambda build: build.end()
+        """What becomes of an image that is asked for; called again when it is asked for again."""
         self.tokens = {TOKEN: "someone"}
         self.turned_away = 0
         """How often a wrong token was shown."""
@@ -151,6 +190,10 @@ class FakeControl(ControlPlane):
             self.sessions.pop(message.session, None)
         elif isinstance(message, Submit):
             self._submit(port, message)
+        elif isinstance(message, BuildImage):
+            self.build(Build(port, message))
+        elif isinstance(message, CancelBuild):
+            pass
         else:
             call = self.calls.get(message.call_id)  # type: ignore[union-attr]
             if call is None:

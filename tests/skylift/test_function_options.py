@@ -209,10 +209,10 @@ def test_names_that_are_not_built_say_so() -> None:
         skylift.Volume.from_name("data")
     with pytest.raises(InvalidError, match=r"skylift\.concurrent is not built yet"):
         skylift.concurrent(max_inputs=4)
-    with pytest.raises(InvalidError, match=r"Image\.debian_slim is not built yet"):
-        skylift.Image.debian_slim()
-    with pytest.raises(InvalidError, match=r"Image\.pip_install is not built yet"):
-        skylift.Image.from_environment().pip_install("numpy")
+    with pytest.raises(InvalidError, match=r"Image\.micromamba is not built yet"):
+        skylift.Image.micromamba()
+    with pytest.raises(InvalidError, match=r"Image\.micromamba_install is not built yet"):
+        skylift.Image.debian_slim().micromamba_install("numpy")
     with pytest.raises(InvalidError, match=r"App\.deploy is not built yet"):
         skylift.App("a").deploy()
     with pytest.raises(InvalidError, match=r"App\.lookup is not built yet"):
