@@ -81,11 +81,13 @@ async def bootstrap(python: str, target: Path, scratch: Path, tell: Told) -> Non
         raise BuildError(f"mmdebstrap ended with exit status {status}.", said=True)
     await asyncio.to_thread(_finish, target, interpreter, python)
     if interpreter is not None:
-        inside = [*_NAMESPACES, f"--root={target}", "--wd=/", f"/usr/local/bin/python{python}", "-I", "-m"]
-        env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
-        status = await _run([*inside, "ensurepip", "--upgrade", "--default-pip"], tell, env=env)
-        if status:
-            raise BuildError(f"pip could not be put into the image (exit status {status}).", said=True)
+        inside = [*_NAMESPACES, f"--root={target}", "--wd=/"]
+        env = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
+        pip = [f"/usr/local/bin/python{python}", "-I", "-m", "ensurepip", "--upgrade", "--default-pip"]
+        for command in (["/sbin/ldconfig"], pip):
+            status = await _run([*inside, *command], tell, env=env)
+            if status:
+                raise BuildError(f"{command[0]} ended with exit status {status} in the image.", said=True)
 
 
 def distribution_python() -> str:
@@ -129,7 +131,7 @@ async def _interpreter(python: str, of_distribution: str, scratch: Path, tell: T
                 found = _examined(str(path))
                 if found is not None and not path.parent.parent.is_symlink():
                     return found
-    for name in (sys.executable, f"python{python}"):
+    for name in (sys.executable, f"python{python}", *_managed(python)):
         found = await asyncio.to_thread(_examined, name)
         if found is not None and _minor(found.version) == python and found.prefix != Path("/usr"):
             tell(f"Python {found.version} is copied from {found.prefix} of the host\n")
@@ -139,6 +141,14 @@ async def _interpreter(python: str, of_distribution: str, scratch: Path, tell: T
         f"no Python {python} can be had here. This host can put {here} into an image; any other needs uv on "
         "the host (pip install uv) and a network. Image.from_registry has others."
     )
+
+
+def _managed(python: str) -> list[str]:
+    """The Pythons of this version that pyenv and uv have made for whoever runs the host, the newest first."""
+    home = Path.home()
+    found = [*home.glob(f".pyenv/versions/{python}.*/bin/python{python}")]
+    found += home.glob(f".local/share/uv/python/*-{python}.*/bin/python{python}")
+    return [str(path) for path in sorted(found, reverse=True)]
 
 
 def _examined(python: str) -> Interpreter | None:

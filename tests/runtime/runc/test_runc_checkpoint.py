@@ -454,7 +454,7 @@ def traces(shop: Workshop) -> dict[str, object]:
         "cgroups": Cgroups.of_machine(key).containers(),
         "interfaces": [name for name in os.listdir("/sys/class/net") if name.startswith(f"v{key}")],
         "mounts": [
-            line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "skylift" in line
+            line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(shop.home) in line
         ],
         "isolation": [*(shop.home / "host" / "containers").glob("*/isolation")],
     }
