@@ -133,25 +133,26 @@ def write_chunks(
     workers: int = _WORKERS,
     progress: Progress | None = None,
     retry_changed: bool = False,
+    chunk_size: int = CHUNK_SIZE,
 ) -> ChunkedFile:
     """Put a file's bytes in the store, as chunks.
 
     A file object is read from where it stands to its end. At most ``2 * workers`` chunks are in memory. With
     `durable`, they outlive a power failure once this returns. With `retry_changed`, a file (by its path) that
-    changes meanwhile is read a second time before that is an error.
+    changes meanwhile is read a second time before that is an error. `chunk_size` is in bytes.
 
     Raises `ChangedError`, OSError where the file cannot be read, and what `store` raises.
     """
     if not isinstance(source, Path):
-        return _write_once(source, store, durable, workers, progress)
+        return _write_once(source, store, durable, workers, progress, chunk_size)
     try:
         with source.open("rb") as file:
-            return _write_once(file, store, durable, workers, progress)
+            return _write_once(file, store, durable, workers, progress, chunk_size)
     except ChangedError:
         if not retry_changed:
             raise
     with source.open("rb") as file:
-        return _write_once(file, store, durable, workers, progress)
+        return _write_once(file, store, durable, workers, progress, chunk_size)
 
 
 def write_small(data: bytes, store: Store) -> ChunkedFile:
@@ -187,7 +188,12 @@ def _state(of: int | str) -> _State | None:
 
 
 def _write_once(
-    file: BinaryIO, store: Store, durable: bool, workers: int, progress: Progress | None
+    file: BinaryIO,
+    store: Store,
+    durable: bool,
+    workers: int,
+    progress: Progress | None,
+    chunk_size: int,
 ) -> ChunkedFile:
     name = str(getattr(file, "name", "the stream"))
     try:
@@ -197,11 +203,11 @@ def _write_once(
     before = _state(descriptor) if descriptor >= 0 else None
     sender = _Sender(store)
     if before is None:
-        pieces = _stream_pieces(file, sender)
+        pieces = _stream_pieces(file, sender, chunk_size)
         total = 0
     else:
         start = min(file.tell(), before.size)
-        pieces = _file_pieces(descriptor, start, before.size, sender, name)
+        pieces = _file_pieces(descriptor, start, before.size, sender, name, chunk_size)
         total = before.size - start
     chunks: list[Chunk] = []
     done = 0
@@ -221,13 +227,15 @@ def _write_once(
             raise ChangedError(name, before.difference(after) if after else "it is no ordinary file now")
     if durable:
         store.settle()  # those that were found as well
-    return ChunkedFile(done, tuple(chunks))
+    return ChunkedFile(done, tuple(chunks), chunk_size)
 
 
 _Piece: TypeAlias = Callable[[], Chunk]
 
 
-def _file_pieces(descriptor: int, start: int, end: int, sender: _Sender, name: str) -> Iterator[_Piece]:
+def _file_pieces(
+    descriptor: int, start: int, end: int, sender: _Sender, name: str, chunk_size: int
+) -> Iterator[_Piece]:
     """What makes the chunks of an ordinary file: each is read by the worker that sends it."""
 
     def piece(offset: int, length: int) -> _Piece:
@@ -240,8 +248,8 @@ def _file_pieces(descriptor: int, start: int, end: int, sender: _Sender, name: s
         return run
 
     data_from = -1  # where there is data again, behind a hole
-    for offset in range(start, end, CHUNK_SIZE):
-        length = min(CHUNK_SIZE, end - offset)
+    for offset in range(start, end, chunk_size):
+        length = min(chunk_size, end - offset)
         if data_from < offset:
             data_from = _next_data(descriptor, offset, end)
         if data_from >= offset + length:
@@ -269,11 +277,11 @@ def _pread(descriptor: int, offset: int, length: int) -> bytes:
     return data
 
 
-def _stream_pieces(file: BinaryIO, sender: _Sender) -> Iterator[_Piece]:
+def _stream_pieces(file: BinaryIO, sender: _Sender, chunk_size: int) -> Iterator[_Piece]:
     while True:
-        data = file.read(CHUNK_SIZE)
-        while data and len(data) < CHUNK_SIZE:  # a pipe or a socket hands out less than there is
-            more = file.read(CHUNK_SIZE - len(data))
+        data = file.read(chunk_size)
+        while data and len(data) < chunk_size:  # a pipe or a socket hands out less than there is
+            more = file.read(chunk_size - len(data))
             if not more:
                 break
             data += more

@@ -37,10 +37,11 @@ _DEATHS_WITHIN = 30.0
 class Holder:
     """The FUSE connection, the control socket, and the worker that has both."""
 
-    def __init__(self, folder: Path, store: str, patience: float, home: Path) -> None:
+    def __init__(self, folder: Path, store: str, patience: float, home: Path, *, push: bool) -> None:
         """Mounts ``folder/files``. Raises OSError."""
         self._folder = folder
         self._arguments = ["--folder", str(folder), "--store", store, "--patience", str(patience)]
+        self._arguments += [] if push else ["--no-push"]
         self._arguments += ["--home", str(home)]
         self._asked_to_end = False
         self._worker: subprocess.Popen[bytes] | None = None
@@ -143,11 +144,14 @@ def main() -> int:
     parser.add_argument("--store", required=True, help="a store's URL")
     parser.add_argument("--home", type=Path, help="where the store of an empty URL is")
     parser.add_argument("--patience", type=float, default=60, help="seconds that a read waits for the store")
+    parser.add_argument("--no-push", action="store_true", help="give the kernel what it asks for and no more")
     options = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     folder = options.folder.absolute()
     try:
-        holder = Holder(folder, options.store, options.patience, options.home or folder)
+        holder = Holder(
+            folder, options.store, options.patience, options.home or folder, push=not options.no_push
+        )
     except BlockingIOError:
         log.error("Another daemon serves layers in %s already", folder)
         return 2

@@ -29,13 +29,16 @@ class DaemonError(StoreError):
 class LayerDaemon:
     """One host's daemon that serves layers. Thread-safe."""
 
-    def __init__(self, folder: Path, store: str, *, home: Path | None = None, patience: float = 60) -> None:
+    def __init__(
+        self, folder: Path, store: str, *, home: Path | None = None, patience: float = 60, push: bool = True
+    ) -> None:
         """`folder` is the daemon's own, `store` a store's URL (with `home` as for `open_store`); a read waits
-        `patience` seconds for that."""
+        `patience` seconds for that. With `push` the kernel is given whole chunks."""
         self.folder = folder.absolute()
         self._store = store
         self._home = (home or folder).absolute()
         self._patience = patience
+        self._push = push
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -57,6 +60,7 @@ class LayerDaemon:
                         *(sys.executable, "-m", "skylift.lazyfs.daemon", "--folder", str(self.folder)),
                         *("--store", self._store, "--home", str(self._home)),
                         *("--patience", str(self._patience)),
+                        *(() if self._push else ("--no-push",)),
                     ],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,

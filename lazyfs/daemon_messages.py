@@ -70,6 +70,8 @@ class LayerStats(msgspec.Struct):
     """Chunks that were ever read."""
     reads: int = 0
     read_bytes: int = 0
+    pushed: int = 0
+    """Chunks that the kernel was to be given whole."""
     fetched: int = 0
     """Chunks that came from the store."""
     fetched_bytes: int = 0

@@ -28,6 +28,7 @@ from skylift.lazyfs.chunked import decode
 from skylift.lazyfs.fetching import Fetching
 from skylift.lazyfs.local_copy import LocalCopy, remember_layer, remembered_layer
 from skylift.lazyfs.open_store import open_store
+from skylift.lazyfs.pushing import Pushing
 from skylift.lazyfs.served_files import ServedFile, ServedFiles
 from skylift.lazyfs.store import Store, StoreError
 
@@ -37,6 +38,8 @@ FILES, COPIES, SERVED = "files", "copies", "served.json"
 """Of the daemon's folder: where the layers' images appear, what is here of them, and which are served."""
 
 _LAYER = re.compile(r"[0-9a-f]{64}")
+_SWITCH_INTERVAL = 0.0005
+"""Seconds. Threads that only pass something on would wait for one that computes."""
 _STORE_CACHE = 64 << 20
 """Bytes of the folder in front of a store that is far away, which is not used."""
 
@@ -44,10 +47,11 @@ _STORE_CACHE = 64 << 20
 class Worker:
     """The layers that are served. Thread-safe."""
 
-    def __init__(self, folder: Path, store: Store, fetching: Fetching) -> None:
+    def __init__(self, folder: Path, store: Store, fetching: Fetching, pushing: Pushing | None) -> None:
         self._folder = folder
         self._store = store
         self._fetching = fetching
+        self._pushing = pushing
         self._lock = threading.Lock()
         self._copies: dict[str, LocalCopy] = {}
         self.files: dict[str, ServedFile] = {}
@@ -112,7 +116,7 @@ class Worker:
             file = decode(manifest)
         with self._lock:
             if layer not in self._copies:  # another may have been faster
-                copy = LocalCopy(layer, file, self._store, folder, self._fetching)
+                copy = LocalCopy(layer, file, self._store, folder, self._fetching, self._pushing)
                 self._copies[layer] = copy
                 self.files[f"{layer}.erofs"] = copy
             return self._copies[layer]
@@ -170,8 +174,10 @@ def main() -> int:
     parser.add_argument("--connection", type=int, required=True, help="descriptor of /dev/fuse")
     parser.add_argument("--listening", type=int, required=True, help="descriptor of the control socket")
     parser.add_argument("--patience", type=float, default=60)
+    parser.add_argument("--no-push", action="store_true")
     parser.add_argument("--go-on", action="store_true", help="after a worker that died")
     options = parser.parse_args()
+    sys.setswitchinterval(_SWITCH_INTERVAL)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     folder: Path = options.folder
     home: Path = options.home or folder
@@ -179,7 +185,8 @@ def main() -> int:
     # What is read is kept in the copies, and not once more.
     store = opened.store.remote if isinstance(opened.store, CachedStore) else opened.store
     fetching = Fetching(patience=options.patience)
-    worker = Worker(folder, store, fetching)
+    pushing = None if options.no_push else Pushing(options.connection)
+    worker = Worker(folder, store, fetching, pushing)
     control = Control(socket.socket(fileno=options.listening), worker)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: control.stop.set())

@@ -52,11 +52,13 @@ _INIT_EXT = 1 << 30
 _HAS_RESEND = 1 << 7  # of the second word of flags
 
 _KEEP_CACHE = 1 << 1
+_NOTIFY_STORE = 4
 _NOTIFY_RESEND = 7
 _FOREVER = 1 << 31
 """Seconds that the kernel may remember what it was told: nothing here ever changes."""
 
 _IN_HEADER = struct.Struct("<IIQQIIIHH")
+_STORE_OUT = struct.Struct("<QQII")
 _OUT_HEADER = struct.Struct("<IiQ")
 _INIT_IN = struct.Struct("<IIII")
 _INIT_OUT = struct.Struct("<IIIIHHIIHHII24x")
@@ -99,6 +101,17 @@ def answer(connection: int, unique: int, parts: Sequence[bytes | memoryview] = (
     except OSError as failure:
         if failure.errno != errno.ENODEV:
             raise
+
+
+def store(connection: int, node: int, offset: int, data: bytes | bytearray | memoryview) -> None:
+    """Put bytes of a file into the kernel's cache that it has not asked for.
+
+    Waits for reads of the same pages that are under way to be answered. Raises OSError where the kernel does
+    not take them; before it has looked up the file, that is FileNotFoundError.
+    """
+    length = _OUT_HEADER.size + _STORE_OUT.size + len(data)
+    parts = [_OUT_HEADER.pack(length, _NOTIFY_STORE, 0), _STORE_OUT.pack(node, offset, len(data), 0), data]
+    os.writev(connection, parts)
 
 
 def ask_again(connection: int) -> None:

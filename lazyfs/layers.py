@@ -24,6 +24,9 @@ import msgspec
 from skylift.lazyfs.chunked import ChunkedFile, ChunkedFormatError, Progress, decode, encode, write_chunks
 from skylift.lazyfs.store import Store, StoreError
 
+CHUNK = 256 * 1024
+"""Bytes. Programs read a little here and there of an image: larger ones bring much that nobody needs."""
+
 _UUID = "00000000-0000-0000-0000-000000000000"
 _NO_CLAMP = str(2**32 - 1)
 """Seconds: mkfs.erofs stamps the image with this instead of the time of day, and lowers what is later."""
@@ -66,7 +69,7 @@ def build_layer(
     with tempfile.TemporaryDirectory(prefix="layer-", dir=scratch) as temporary:
         image = Path(temporary) / "image.erofs"
         make_image(folder, image, all_root=all_root)
-        file = write_chunks(image, store, durable=True, progress=progress)
+        file = write_chunks(image, store, durable=True, progress=progress, chunk_size=CHUNK)
     return Layer(store.put(encode(file), durable=True), file.size)
 
 

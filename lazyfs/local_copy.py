@@ -16,6 +16,7 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from blake3 import blake3
@@ -23,6 +24,7 @@ from blake3 import blake3
 from skylift.lazyfs.chunked import ChunkedFile, ChunkedReader
 from skylift.lazyfs.daemon_messages import LayerStats
 from skylift.lazyfs.fetching import Fetching, Flight, Waiting
+from skylift.lazyfs.pushing import Pushing
 from skylift.lazyfs.served_files import Reply, ServedFile
 from skylift.lazyfs.store import Bytes, Store
 
@@ -39,7 +41,15 @@ _UNKEPT = 32
 class LocalCopy(ServedFile):
     """One layer's image, as far as it is here; the rest is fetched when it is read. Thread-safe."""
 
-    def __init__(self, layer: str, file: ChunkedFile, store: Store, folder: Path, fetching: Fetching) -> None:
+    def __init__(
+        self,
+        layer: str,
+        file: ChunkedFile,
+        store: Store,
+        folder: Path,
+        fetching: Fetching,
+        pushing: Pushing | None = None,
+    ) -> None:
         """What `folder` (made where it is missing) holds of this layer already is used. Raises OSError."""
         self.layer = layer
         self.size = file.size
@@ -47,6 +57,11 @@ class LocalCopy(ServedFile):
         self._file = file
         self._reader = ChunkedReader(file, store, kept=0)
         self._fetching = fetching
+        self._pushing = pushing
+        self._wanted_whole: set[int] = set()
+        """Chunks that another host has read: the kernel is given them before it asks."""
+        self._pushed = bytearray(len(file.chunks))
+        """1: the kernel was given the whole chunk. (It may have dropped it since, and asks then.)"""
         self._lock = threading.Lock()
         self._flights: dict[int, Flight] = {}
         self._unkept: OrderedDict[int, Bytes] = OrderedDict()
@@ -90,6 +105,8 @@ class LocalCopy(ServedFile):
 
         def done(results: Sequence[Bytes | None]) -> None:
             reply(self._assemble(offset, length, dict(zip(missing, results, strict=True))))
+            # What was on this disk already, the kernel reads ahead as it thinks right.
+            self._push(number for number, data in zip(missing, results, strict=True) if data is not None)
 
         def failed(error: BaseException) -> None:
             self._stats.failed += 1
@@ -100,9 +117,15 @@ class LocalCopy(ServedFile):
 
     def prefetch(self, chunks: Iterable[int]) -> int:
         """Fetch these in their order, in the background; returns how many are not here yet."""
+        numbers = [number for number in chunks if 0 <= number < len(self._ready)]
+        self._wanted_whole.update(numbers)
+        self._push(number for number in numbers if self._ready[number])
+        return self._bring_ahead(numbers)
+
+    def _bring_ahead(self, numbers: Iterable[int]) -> int:
         count = 0
-        for number in chunks:
-            if 0 <= number < len(self._ready) and not self._here(number):
+        for number in numbers:
+            if not self._here(number):
                 self._fly(number, ahead=True)
                 count += 1
         return count
@@ -137,6 +160,26 @@ class LocalCopy(ServedFile):
             flight.landed.wait(self._fetching.patience)
         self._opened.close()
 
+    def _push(self, numbers: Iterable[int]) -> None:
+        """Give the kernel whole chunks of which it has asked for a part, since it will ask for more."""
+        if self._pushing is None:
+            return
+        for number in numbers:
+            if not self._pushed[number] and self._file.chunks[number].blob:
+                self._pushed[number] = 1
+                self._stats.pushed += 1
+                self._pushing.push(self.node, number * self._file.chunk_size, partial(self._bytes_of, number))
+
+    def _bytes_of(self, number: int) -> Bytes | None:
+        """A chunk that is here; None where it is not (its writing failed, say)."""
+        with self._lock:
+            flight = self._flights.get(number)
+        if flight is not None:
+            return flight.future.result() if flight.future.done() and not flight.future.cancelled() else None
+        if self._closed or not self._ready[number]:
+            return None
+        return _pread(self._data, number * self._file.chunk_size, self._file.chunks[number].length)
+
     def _here(self, number: int) -> bool:
         return bool(self._ready[number]) or not self._file.chunks[number].blob
 
@@ -162,7 +205,7 @@ class LocalCopy(ServedFile):
     def _read_ahead(self, missing: Sequence[int]) -> None:
         last = missing[-1]
         count = _FAR if missing[0] - 1 in self._seen else _NEAR
-        self.prefetch(range(last + 1, min(last + 1 + count, len(self._ready))))
+        self._bring_ahead(range(last + 1, min(last + 1 + count, len(self._ready))))
 
     def _fly(self, number: int, *, ahead: bool) -> Flight:
         """Have one chunk verified or fetched; who waits for it already gets the same."""
@@ -187,6 +230,8 @@ class LocalCopy(ServedFile):
                 _pwrite(self._data, data, number * self._file.chunk_size)
                 self._have[_RECORD * number : _RECORD * (number + 1)] = _record(data)
                 self._ready[number] = 1
+                if number in self._wanted_whole:
+                    self._push((number,))
         except OSError as error:
             assert data is not None
             self._keep_in_memory(number, data, error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import random
 import signal
@@ -17,7 +19,7 @@ from layer_setup import READ, Setup, layer_setup
 from test_layers import odd_tree
 
 from skylift.lazyfs import mount_calls, mounts
-from skylift.lazyfs.chunked import CHUNK_SIZE
+from skylift.lazyfs.chunked import CHUNK_SIZE, ChunkedReader
 from skylift.lazyfs.daemon_link import DaemonError, LayerDaemon
 from skylift.lazyfs.layers import build_layer
 from skylift.lazyfs.mounts import LayerMounts, MountError, unpack_layer, why_not
@@ -107,6 +109,48 @@ def test_only_what_is_read_is_fetched(setup: Setup, big: bytes) -> None:
     (stats,) = setup.daemon.stats().layers
     assert 0 < stats.fetched <= 6
     assert setup.read(target / "big") == big
+
+
+def test_the_kernel_is_given_the_rest_of_what_it_reads(setup: Setup, big: bytes) -> None:
+    layer = setup.layer({"big": big})
+    image = Path(setup.daemon.add(layer.id))
+    size = setup.file(layer).chunk_size
+    with image.open("rb", buffering=0) as file:
+        # No reading ahead by the kernel itself.
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        first = os.pread(file.fileno(), 4096, 5 * size)
+        wait_until(lambda: cached(image, 5 * size, size))
+        asked = setup.daemon.stats().layers[0].reads
+        rest = os.pread(file.fileno(), size - 4096, 5 * size + 4096)
+        (stats,) = setup.daemon.stats().layers
+        assert (asked, 1) == (stats.reads, stats.pushed)
+    assert ChunkedReader(setup.file(layer), setup.store).read_range(5 * size, size) == first + rest
+
+
+def test_the_kernel_is_given_what_another_host_has_read(setup: Setup, big: bytes) -> None:
+    layer = setup.layer({"big": big})
+    image = Path(setup.daemon.add(layer.id))
+    size = setup.file(layer).chunk_size
+    assert image.stat().st_size == layer.size  # before that the kernel does not know the file
+    setup.daemon.prefetch(layer.id, (7, 3))
+    wait_until(lambda: cached(image, 7 * size, size) and cached(image, 3 * size, size))
+    assert not cached(image, 5 * size, size)
+    assert setup.daemon.stats().layers[0].reads == 0
+
+
+def cached(path: Path, offset: int, length: int) -> bool:
+    """Whether all of a range is in the kernel's cache."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    seen = (ctypes.c_ubyte * -(-length // mmap.PAGESIZE))()
+    size = ctypes.c_size_t(length)
+    with path.open("rb") as file:
+        address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), ctypes.c_long(offset))
+    try:
+        assert libc.mincore(ctypes.c_void_p(address), size, seen) == 0
+    finally:
+        libc.munmap(ctypes.c_void_p(address), size)
+    return all(page & 1 for page in seen)
 
 
 def test_one_mount_for_all(setup: Setup, big: bytes) -> None:
