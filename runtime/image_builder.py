@@ -115,6 +115,7 @@ class ImageBuilder:
         maker = StepMaker(
             StepServices(
                 store=self._store,
+                names=self._names,
                 isolation=self._isolation,
                 containers=self._containers,
                 scratch=self._folder,

@@ -10,14 +10,12 @@ import asyncio
 import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from skylift.runtime.build_error import BuildError
+from skylift.runtime.build_programs import NAMESPACES, Told, output_lines, run_told
+from skylift.runtime.image_python import Interpreter, copy_python, find_interpreter
 
 _PACKAGES = ("ca-certificates",)
 _DISTRIBUTION_PYTHON = ("python3", "python3-pip", "python3-venv")
@@ -34,19 +32,8 @@ _LIBRARIES = (
     "zlib1g",
 )
 """What another Python needs, by the names that they have in this machine's distribution (see `_known`)."""
-_NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--ipc", "--uts")
 _VERSION = re.compile(r"3\.\d+")
 _SOURCE_FIELDS = "$(CREATED_BY)|$(REPO_URI)|$(RELEASE)|$(ORIGIN)|$(COMPONENT)"
-
-Told = Callable[[str], None]
-
-
-class Interpreter(msgspec.Struct, frozen=True):
-    """A Python that can be copied into an image."""
-
-    prefix: Path
-    version: str
-    """``"3.12.1"``."""
 
 
 async def bootstrap(python: str, target: Path, scratch: Path, tell: Told) -> None:
@@ -63,12 +50,12 @@ async def bootstrap(python: str, target: Path, scratch: Path, tell: Told) -> Non
     if of_distribution == python:
         packages += _DISTRIBUTION_PYTHON
     else:
-        interpreter = await _interpreter(python, of_distribution, scratch, tell)
+        interpreter = await find_interpreter(python, of_distribution, scratch, tell)
         packages += await asyncio.to_thread(_known, _LIBRARIES)
     sources = await asyncio.to_thread(own_sources)
     settings = await asyncio.to_thread(_settings)
     command = [
-        *(*_NAMESPACES, "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"),
+        *(*NAMESPACES, "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"),
         *("--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-include=/usr/share/doc/*/copyright"),
         *("--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"),
         *(f"--aptopt={line}" for line in settings),
@@ -76,23 +63,23 @@ async def bootstrap(python: str, target: Path, scratch: Path, tell: Told) -> Non
         *(_codename(), str(target), "-"),
     ]
     env = {**os.environ, "TMPDIR": str(scratch), "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
-    status = await _run(command, tell, env=env, given=sources)
+    status = await run_told(command, tell, env=env, given=sources)
     if status:
         raise BuildError(f"mmdebstrap ended with exit status {status}.", said=True)
-    await asyncio.to_thread(_finish, target, interpreter, python)
+    await asyncio.to_thread(_finish, target, interpreter)
     if interpreter is not None:
-        inside = [*_NAMESPACES, f"--root={target}", "--wd=/"]
+        inside = [*NAMESPACES, f"--root={target}", "--wd=/"]
         env = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
         pip = [f"/usr/local/bin/python{python}", "-I", "-m", "ensurepip", "--upgrade", "--default-pip"]
         for command in (["/sbin/ldconfig"], pip):
-            status = await _run([*inside, *command], tell, env=env)
+            status = await run_told([*inside, *command], tell, env=env)
             if status:
                 raise BuildError(f"{command[0]} ended with exit status {status} in the image.", said=True)
 
 
 def distribution_python() -> str:
     """``"3.11"``: the Python that this machine's distribution has; "" where apt does not say."""
-    for line in _lines(["apt-cache", "policy", "python3"]):
+    for line in output_lines(["apt-cache", "policy", "python3"]):
         name, _, version = line.strip().partition(": ")
         if name == "Candidate":
             found = re.match(r"(?:\d+:)?(3\.\d+)", version)
@@ -105,7 +92,7 @@ def own_sources() -> str:
     `BuildError`."""
     codename, name = _codename(), _release().get("ID", "")
     found: dict[tuple[str, str], list[str]] = {}
-    for line in _lines(["apt-get", "indextargets", "--format", _SOURCE_FIELDS]):
+    for line in output_lines(["apt-get", "indextargets", "--format", _SOURCE_FIELDS]):
         kind, _, rest = line.partition("|")
         if kind != "Packages":
             continue
@@ -120,44 +107,7 @@ def own_sources() -> str:
     return "".join(f"deb {uri} {release} {' '.join(parts)}\n" for (uri, release), parts in found.items())
 
 
-async def _interpreter(python: str, of_distribution: str, scratch: Path, tell: Told) -> Interpreter:
-    uv = shutil.which("uv") or shutil.which("uv", path=os.path.dirname(sys.executable))
-    if uv is not None:
-        folder = scratch / "python"
-        tell(f"uv python install {python}\n")
-        command = [uv, "python", "install", "--no-progress", "--install-dir", str(folder), python]
-        if await _run(command, tell, env={**os.environ, "UV_PYTHON_INSTALL_BIN": "0"}) == 0:
-            for path in folder.glob("*/bin/python3"):
-                found = _examined(str(path))
-                if found is not None and not path.parent.parent.is_symlink():
-                    return found
-    for name in (sys.executable, f"python{python}", *_managed(python)):
-        found = await asyncio.to_thread(_examined, name)
-        if found is not None and _minor(found.version) == python and found.prefix != Path("/usr"):
-            tell(f"Python {found.version} is copied from {found.prefix} of the host\n")
-            return found
-    here = ", ".join(sorted({of_distribution, _minor(sys.version.split()[0])} - {""}))
-    raise BuildError(
-        f"no Python {python} can be had here. This host can put {here} into an image; any other needs uv on "
-        "the host (pip install uv) and a network. Image.from_registry has others."
-    )
-
-
-def _managed(python: str) -> list[str]:
-    """The Pythons of this version that pyenv and uv have made for whoever runs the host, the newest first."""
-    home = Path.home()
-    found = [*home.glob(f".pyenv/versions/{python}.*/bin/python{python}")]
-    found += home.glob(f".local/share/uv/python/*-{python}.*/bin/python{python}")
-    return [str(path) for path in sorted(found, reverse=True)]
-
-
-def _examined(python: str) -> Interpreter | None:
-    code = "import sys, platform; print(sys.base_prefix); print(platform.python_version())"
-    said = list(_lines([python, "-I", "-c", code]))
-    return Interpreter(Path(said[0]), said[1]) if len(said) == 2 else None
-
-
-def _finish(target: Path, interpreter: Interpreter | None, python: str) -> None:
+def _finish(target: Path, interpreter: Interpreter | None) -> None:
     """What is left to do in a root that mmdebstrap has made."""
     (target / "etc/apt/apt.conf.d/99mmdebstrap").unlink(missing_ok=True)
     (target / "etc/machine-id").write_text("")
@@ -171,39 +121,15 @@ def _finish(target: Path, interpreter: Interpreter | None, python: str) -> None:
         for path in (target / "usr/lib").glob("python3*/EXTERNALLY-MANAGED"):
             path.unlink()  # what pip installs is in the image alone
         return
-    prefix = interpreter.prefix
-    names = [f"bin/python{python}", f"lib/python{python}", f"include/python{python}"]
-    names += [f"lib/{path.name}" for path in (prefix / "lib").glob("libpython3*.so*")]
-    for name in names:
-        source, place = prefix / name, local / name
-        if source.is_dir():
-            shutil.copytree(source, place, symlinks=True, ignore=_left_out)
-        elif source.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, place, follow_symlinks=False)
-    (local / f"lib/python{python}/EXTERNALLY-MANAGED").unlink(missing_ok=True)
-    for name in ("python", "python3"):
-        (local / "bin" / name).symlink_to(f"python{python}")
-    for folder, folders, files in os.walk(local):
-        for name in (*folders, *files):
-            os.chown(os.path.join(folder, name), 0, 0, follow_symlinks=False)
-
-
-def _left_out(folder: str, names: list[str]) -> list[str]:
-    """Of a Python that is copied: what was installed with it, and its own tests."""
-    if os.path.basename(folder) == "site-packages":
-        return names
-    if re.search(r"/lib/python3\.\d+$", folder):
-        return [
-            name for name in names if name in ("test", "idlelib", "turtledemo") or name.startswith("config-")
-        ]
-    return []
+    copy_python(interpreter, local)
 
 
 def _settings() -> list[str]:
     """What apt is told on this machine of networks and checks."""
     kinds = ("Acquire::http::", "Acquire::https::", "Acquire::Check-", "Acquire::Retries")
-    return [line for line in _lines(["apt-config", "dump"]) if line.startswith(kinds) and '"";' not in line]
+    return [
+        line for line in output_lines(["apt-config", "dump"]) if line.startswith(kinds) and '"";' not in line
+    ]
 
 
 def _known(packages: Sequence[str]) -> list[str]:
@@ -213,7 +139,7 @@ def _known(packages: Sequence[str]) -> list[str]:
         for name in (package, f"{package}t64"):
             if any(
                 line.startswith("  Candidate: ") and "(none)" not in line
-                for line in _lines(["apt-cache", "policy", name])
+                for line in output_lines(["apt-cache", "policy", name])
             ):
                 found.append(name)
                 break
@@ -233,45 +159,3 @@ def _codename() -> str:
     if not codename or shutil.which("apt-get") is None:
         raise BuildError("a Debian image needs a host with apt (Debian or Ubuntu). Use Image.from_registry.")
     return codename
-
-
-def _minor(version: str) -> str:
-    return ".".join(version.split(".")[:2])
-
-
-def _lines(command: list[str]) -> Iterator[str]:
-    try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-        )
-    except OSError:
-        return
-    yield from done.stdout.decode(errors="replace").splitlines()
-
-
-async def _run(command: list[str], tell: Told, *, env: dict[str, str], given: str = "") -> int:
-    """Run a program; its exit status. It ends where this is cancelled."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        env=env,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        process.stdin.write(given.encode())
-        process.stdin.close()
-        while text := await process.stdout.read(65536):
-            tell(text.decode(errors="replace"))
-        return await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()  # with it, all in its namespace of pids
-            await process.wait()

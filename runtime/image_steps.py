@@ -9,6 +9,7 @@ import posixpath
 import re
 import shlex
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from skylift.lazyfs.layers import Layer, build_layer
+from skylift.lazyfs.names import Names
+from skylift.lazyfs.oci_errors import OciError
+from skylift.lazyfs.oci_images import pull_image
 from skylift.lazyfs.store import Store
 from skylift.runtime.build_error import BuildError
 from skylift.runtime.build_log import BuildLog
@@ -25,7 +29,8 @@ from skylift.runtime.container_output import ContainerOutput
 from skylift.runtime.host_network import APT, CERTIFICATES, CONSTRAINTS, HostNetwork, host_network
 from skylift.runtime.image_archives import copy_from, extract, make_folder
 from skylift.runtime.image_content import ContentError, tidy
-from skylift.runtime.image_debian import bootstrap
+from skylift.runtime.image_debian import bootstrap, distribution_python
+from skylift.runtime.image_python import INSTALL_PIP, copy_libraries, copy_python, find_interpreter
 from skylift.runtime.image_tree import ImageTree, TreePathError
 from skylift.runtime.isolation import Bind, ContainerPlan, ContainerProcess, Isolation, StartError
 from skylift.runtime.runc.build import INPUTS
@@ -57,6 +62,7 @@ class StepServices(msgspec.Struct, frozen=True, kw_only=True):
     """What steps are made with."""
 
     store: Store
+    names: Names
     isolation: Isolation
     containers: Path
     """The folder of containers' folders."""
@@ -121,7 +127,48 @@ class StepMaker:
             return await self._with_layer(image, root, (), began, lambda number: number)
 
     async def _registry(self, step: FromRegistry, image: ImageSpec) -> ImageSpec:
-        raise BuildError("images of registries are not built yet: begin with Image.debian_slim.")
+        cancelled = threading.Event()
+        async with self._folder() as folder:
+            try:
+                pulled = await _thread(
+                    lambda: pull_image(
+                        step.reference,
+                        self._services.store,
+                        self._services.names,
+                        scratch=folder,
+                        username=step.username,
+                        password=step.password,
+                        told=lambda line: self._log.text(f"{line}\n"),
+                        progress=self._log.moved,
+                        cancelled=cancelled,
+                    ),
+                    stop=cancelled.set,
+                )
+            except OciError as error:
+                raise BuildError(str(error)) from error
+        image = msgspec.structs.replace(
+            image,
+            layers=pulled.layers,
+            env=pulled.env,
+            workdir=pulled.workdir,
+            entrypoint=pulled.entrypoint,
+            cmd=pulled.cmd,
+            shell=pulled.shell,
+        )
+        return await self._with_python(image, step.add_python) if step.add_python else image
+
+    async def _with_python(self, image: ImageSpec, python: str) -> ImageSpec:
+        began = time.time()
+        async with self._folder() as folder, self._held(image) as below:
+            of_distribution = await asyncio.to_thread(distribution_python)
+            found = await find_interpreter(python, of_distribution, folder, self._log.text)
+            layer = folder / "layer"
+            local = layer / "usr/local"
+            local.mkdir(parents=True)
+            await _thread(copy_python, found, local)
+            await _thread(copy_libraries, found, local, ImageTree(below))
+            image = await self._with_layer(image, layer, below, began, lambda number: number)
+        return await self._commands(RunCommands(commands=(INSTALL_PIP,)), image)
 
     async def _commands(self, step: RunCommands, image: ImageSpec) -> ImageSpec:
         shell = image.shell or SHELL
@@ -335,12 +382,15 @@ def _command(commands: Sequence[str], shell: Sequence[str]) -> list[str]:
     return [*shell, "\n".join(lines)]
 
 
-async def _thread(function: Callable[..., T], *arguments: Any) -> T:
-    """What a function that blocks returns. Where this is cancelled, it is waited for: it may use what is
-    about to be removed."""
+async def _thread(
+    function: Callable[..., T], *arguments: Any, stop: Callable[[], object] = lambda: None
+) -> T:
+    """What a function that blocks returns. Where this is cancelled, `stop` is called and it is waited for: it
+    may use what is about to be removed."""
     working = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:
+        stop()
         await asyncio.wait([working])
         raise
