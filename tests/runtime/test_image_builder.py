@@ -88,7 +88,7 @@ class TestSteps:
             script = "cat /note; echo -n $TOKEN; test ! -e /run/skylift"
             return await site.run(built.image, "sh", "-c", script)
 
-        assert (0, "what was sent\n") == on_site(home, body)
+        assert (0, "what was sent") == on_site(home, body)
 
     def test_files(self, home: Path) -> None:
         async def body(site: Site) -> tuple[int, str]:
