@@ -48,7 +48,8 @@ class BuildView:
         self._updated = 0.0
         self._line_there = False
         self._partial = ""
-        self._headings: list[str] = []
+        self._headings: dict[int, str] = {}
+        """Of steps of which nothing has been printed yet."""
         self._step = -1
         self._cached: set[int] = set()
         self._steps = 0
@@ -70,12 +71,12 @@ class BuildView:
         if message.state == "cached":
             if message.step not in self._cached:
                 self._cached.add(message.step)
-                self._headings.append(f"{heading} (there already)")
+                self._headings[message.step] = f"{heading} (there already)"
         elif message.state == "running":
             if message.step != self._step:
                 self._step = message.step
                 if message.label:
-                    self._headings.append(heading)
+                    self._headings[message.step] = heading
             if message.label or not self._what.startswith("step "):
                 self._what = heading[0].lower() + heading[1:]
         what = self._what
@@ -128,7 +129,7 @@ class BuildView:
         lines = [_ESCAPE.sub("", line.rstrip("\r").rpartition("\r")[2]) for line in lines]
         if not lines:
             return
-        lines = [*self._headings, *lines]
+        lines = [*self._headings.values(), *lines]
         self._headings.clear()
         if self._display is not None and not self._line_there:
             self._show("building", self._what)

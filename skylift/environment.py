@@ -134,8 +134,13 @@ def editable_sources(search_path: Iterable[str]) -> list[str]:
 
 def local_roots(mounts: Iterable[str]) -> list[str]:
     """Those of the mounts that may hold modules which change while we run: not the installed packages."""
-    installed = tuple({os.path.realpath(path) + os.sep for path in [*_prefixes(), *_site_folders()]})
+    installed = tuple({os.path.realpath(path) + os.sep for path in installed_folders()})
     return [path for path in mounts if not (os.path.realpath(path) + os.sep).startswith(installed)]
+
+
+def installed_folders() -> list[str]:
+    """The folders that packages are installed in."""
+    return [*_prefixes(), *_site_folders()]
 
 
 def main_file() -> str:

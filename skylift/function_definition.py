@@ -9,6 +9,7 @@ from skylift.client import Client
 from skylift.function_code import FunctionCode
 from skylift.image import Image
 from skylift.image_checks import check_built, check_python
+from skylift.local_modules import local_modules, named_in
 from skylift.options import FunctionOptions
 from skylift.waiting import Waiter
 from skylift.wire import INLINE_LIMIT, Define, ImageSpec
@@ -33,6 +34,7 @@ class Definition:
         self._code = code
         self._is_generator = is_generator
         self._parameters = parameters
+        self._local: tuple[bytes, tuple[str, ...]] | None = None
         self._kept: tuple[bytes, ImageSpec, frozenset[str], str, Define] | None = None
 
     async def current(self, waiter: Waiter, client: Client, image: Image, moment: object) -> Define:
@@ -43,9 +45,10 @@ class Definition:
         """
         by_value = self._code.reference() is None
         check_python(image._python, self._name, by_value)
-        image_spec = await image._ready(waiter, client, moment)
-        check_built(image_spec, self._name, by_value)
         code = self._code.pickled()
+        modules = self._modules(code) if image._chain is not None else ()
+        image_spec = await image._ready(waiter, client, moment, modules)
+        check_built(image_spec, self._name, by_value)
         imports = image._imports
         kept = self._kept
         if (
@@ -71,3 +74,10 @@ class Definition:
         define = Define(function_id=f"fu-{digest.hexdigest()[:40]}", spec=spec, code=payload)
         self._kept = (code, image_spec, imports, client.gateway_id, define)
         return define
+
+    def _modules(self, code: bytes) -> tuple[str, ...]:
+        """The modules that the code needs and that are not installed here."""
+        if self._local is None or self._local[0] is not code:
+            names = named_in(code) | self._code.preload()
+            self._local = (code, local_modules(names))
+        return self._local[1]

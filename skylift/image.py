@@ -240,13 +240,17 @@ class Image(ImageSteps, metaclass=_ImageType):
         with _noting:
             self._imports = self._imports.union(worth_importing(names))
 
-    async def _ready(self, waiter: Waiter, client: Client, moment: object = None) -> ImageSpec:
+    async def _ready(
+        self, waiter: Waiter, client: Client, moment: object = None, modules: tuple[str, ...] = ()
+    ) -> ImageSpec:
         """What containers of the image are made of, at this moment; built where it is not built yet.
+
+        `modules` that are not installed here go along, where the image does not have them anyway.
 
         Raises `InvalidError` for local files that are gone, `ImageBuildError`.
         """
         if self._chain is not None:
-            return await self._chain.built(waiter, client, moment)
+            return await self._chain.with_source(modules).built(waiter, client, moment)
         return self._spec(moment)
 
     @property

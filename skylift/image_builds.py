@@ -17,7 +17,7 @@ from skylift.wire import BuildOutput, ImageDefinition, ImageSpec, definition_key
 if TYPE_CHECKING:
     from skylift.client import Client
 
-__all__ = ["BuildView", "built_image", "known_image"]
+__all__ = ["BuildView", "built_image", "forget_built", "known_image"]
 
 _built: dict[tuple[str, str], ImageSpec] = {}
 """By gateway and key."""
@@ -29,6 +29,11 @@ _lock = threading.Lock()
 def known_image(client: Client, definition: ImageDefinition) -> ImageSpec | None:
     """The image, if this process has waited for it before."""
     return _built.get((client.gateway_id, _key(definition)))
+
+
+def forget_built() -> None:
+    """Ask the gateway again for every image."""
+    _built.clear()
 
 
 async def built_image(

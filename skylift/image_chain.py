@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from skylift.archives import Packer
 from skylift.exceptions import InvalidError, NotFoundError
 from skylift.image_builds import BuildView, built_image, known_image
-from skylift.image_parts import Fixed, Part, Steps
+from skylift.image_parts import NOT_PYTHON, Fixed, Part, PythonSource, Steps
 from skylift.waiting import BLOCKING, Waiter
 from skylift.wire import ImageDefinition, ImageSpec
 
@@ -33,6 +33,7 @@ class Chain:
         self._look_again = 0.0
         self._definition: ImageDefinition | None = None
         self._packer: Packer | None = None
+        self._with_source: dict[tuple[str, ...], Chain] = {}
 
     def then(self, parts: Sequence[Part]) -> Chain:
         """With more parts. Raises `InvalidError` where that is not possible."""
@@ -65,6 +66,17 @@ class Chain:
         finally:
             view.close()
         raise AssertionError
+
+    def with_source(self, modules: tuple[str, ...]) -> Chain:
+        """With the source of modules that are not installed here; the same chain for the same ones."""
+        if not modules:
+            return self
+        chain = self._with_source.get(modules)
+        if chain is None:
+            label = f"source of {', '.join(modules)}"
+            part = PythonSource(label, modules, True, NOT_PYTHON)
+            chain = self._with_source[modules] = Chain((*self.parts, part), self.generation)
+        return chain
 
     def definition(self) -> ImageDefinition:
         """Its steps; local files are in the store. Connects, where there are any."""

@@ -80,6 +80,8 @@ class _Lister:
             self._entry(Path(entry.path), prefix + entry.name, above)
 
     def _entry(self, source: Path, path: str, above: tuple[str, ...]) -> None:
+        if isinstance(self._ignore, FilePatternMatcher) and self._ignore.matches_all_below(path):
+            return
         mode = source.lstat().st_mode
         if stat.S_ISLNK(mode):
             target = self._target(source)
@@ -106,8 +108,6 @@ class _Lister:
                 f"{self._where}: a link in it leads in a circle: {path} is {real}, in which it is. Leave it "
                 f"out with ignore=[{path!r}]"
             )
-        if isinstance(self._ignore, FilePatternMatcher) and self._ignore.matches_all_below(path):
-            return
         if not isinstance(self._ignore, FilePatternMatcher) or not self._ignore(path):
             self._take(LocalFile(path, source), is_folder=True)
         self.folder(source, path + "/", (*above, real))

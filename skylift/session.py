@@ -21,6 +21,7 @@ from skylift.client import Client
 from skylift.exceptions import InvalidError, NotFoundError, SerializationError
 from skylift.image import default_image
 from skylift.image_checks import check_built, check_python
+from skylift.local_modules import in_notebook, local_modules
 from skylift.options import check_options
 from skylift.remote_errors import rebuild
 from skylift.remote_ref import References, RemoteRef
@@ -282,7 +283,8 @@ class Session:
             return image._spec()
         what = f"session {self.name or self.session_id}"
         check_python(image._python, what, by_value=True)
-        spec = run_blocking(image._ready(BLOCKING, run_blocking(connected_client(BLOCKING))))
+        client = run_blocking(connected_client(BLOCKING))
+        spec = run_blocking(image._ready(BLOCKING, client, None, local_modules(in_notebook())))
         check_built(spec, what, by_value=True)
         return spec
 
