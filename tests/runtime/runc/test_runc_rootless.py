@@ -226,3 +226,34 @@ print(sorted(os.listdir(home / "host")))
 def test_the_user_is_an_ordinary_one(user: OrdinaryUser) -> None:
     assert "0" != user.run("-c", "import os; print(os.geteuid())").stdout.strip()
     assert Path(user.home).exists()
+
+
+def test_an_image_is_unpacked(user: OrdinaryUser) -> None:
+    code = """
+import shutil, stat, subprocess
+from skylift.lazyfs.layers import build_layer
+from skylift.lazyfs.store import LocalStore
+from skylift.wire import ImageSpec
+lower, upper = home / "lower", home / "upper"
+said = subprocess.run(["ldd", "/bin/sh"], capture_output=True, text=True, check=True).stdout
+libraries = [word for word in said.split() if word.startswith("/")]
+for path in ["/bin/sh", *libraries]:
+    target = lower / path[1:]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, target)
+(lower / "data").mkdir()
+(lower / "data/old").write_text("old")
+(upper / "data").mkdir(parents=True)
+(upper / "data/new").write_text("new")
+os.mknod(upper / "data/old", stat.S_IFCHR, os.makedev(0, 0))
+store = LocalStore(home / "store")
+layers = tuple(build_layer(tree, store, scratch=home, all_root=True).id for tree in (lower, upper))
+image = ImageSpec(kind="layers", python="", python_version="", layers=layers)
+async def body(shop):
+    script = "cd /data; echo *; read x < new; echo $x; echo y > own; echo *; read h < /etc/hostname; echo $h"
+    for _ in range(2):
+        finished = await shop.run("/bin/sh", "-c", script, image=image)
+        print(finished.stdout + finished.stderr)
+in_workshop(home, body)
+"""
+    assert 2 * "new\nnew\nnew own\nskylift\n\n" == run(user, "unpacked", code)
