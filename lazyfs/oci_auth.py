@@ -14,7 +14,7 @@ from skylift.lazyfs.oci_errors import OciError, OciLoginError
 from skylift.lazyfs.oci_http import RegistryHttp
 
 _LONGEST_TOKEN = 1 << 20
-_SCHEME = re.compile(r"\s*,?\s*([A-Za-z][A-Za-z0-9-]*)(?:\s+|$)(?!=)")
+_SCHEME = re.compile(r"\s*,?\s*([A-Za-z][A-Za-z0-9-]*)(?:\s+(?!=)|\s*(?=,)|$)")
 _PARAMETER = re.compile(r"""\s*,?\s*([A-Za-z][A-Za-z0-9_-]*)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))""")
 
 
@@ -83,11 +83,8 @@ class Login:
     def _token(self, offered: dict[str, str]) -> str:
         reference = self._http.reference
         scope = offered.get("scope") or f"repository:{reference.repository}:pull"
-        query = urlencode(
-            [("service", offered["service"])] * bool(offered.get("service"))
-            + [("scope", scope)]
-            + [("account", self._username)] * bool(self._username)
-        )
+        asked = {"service": offered.get("service", ""), "scope": scope, "account": self._username}
+        query = urlencode({name: value for name, value in asked.items() if value})
         realm = urlsplit(offered["realm"])
         url = urlunsplit(
             realm._replace(query=f"{realm.query}&{query}" if realm.query else query, fragment="")

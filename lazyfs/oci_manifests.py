@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform as this_machine
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -74,8 +74,7 @@ class _Index(msgspec.Struct, frozen=True):
 class _Kind(msgspec.Struct, frozen=True, rename="camel"):
     schema_version: int = 0
     media_type: str = ""
-    manifests: msgspec.Raw | None = None
-    config: msgspec.Raw | None = None
+    manifests: Any = None
 
 
 class ProcessConfig(msgspec.Struct, frozen=True, rename="pascal"):
