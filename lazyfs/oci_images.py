@@ -145,7 +145,7 @@ class _Pull:
         self._total = sum(descriptors[number].size for number in wanted)
         if known:
             self._told(
-                f"{self._reference}: {len(known)} layers, {len(wanted)} to pull ({self._total:,} bytes)\n"
+                f"{self._reference}: {len(known)} layers, {len(wanted)} to pull ({self._total:,} bytes)"
             )
         free = shutil.disk_usage(self._folder).free
         if self._total > free:
@@ -218,7 +218,7 @@ class _Pull:
             tree = LayerTree.of(folder)
             layer = ""
             if not unpacked.empty:
-                self._told(f"layer {number + 1} of {layers}: unpacked, going into the store\n")
+                self._told(f"layer {number + 1} of {layers}: unpacked, going into the store")
                 layer = build_layer(folder, self._store, scratch=self._folder).id
         except LayerError as error:
             raise OciContentError(f"{self._reference}: {error}") from error

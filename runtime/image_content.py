@@ -14,7 +14,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from skylift.runtime.image_tree import ImageTree, is_opaque, is_whiteout
+from skylift.lazyfs.overlay_marks import OPAQUE, hide_by_name, is_opaque, is_whiteout
+from skylift.runtime.image_tree import ImageTree
 
 EPOCH = 1_577_836_800
 """Unix time (2020) of everything that was made while a step ran."""
@@ -40,7 +41,6 @@ _REMOVED = (
 """Caches and logs: of what a step has written there nothing is kept."""
 _EMPTIED = ("var/cache/apt/archives", "var/lib/apt/lists")
 """The same of what is in these."""
-_KEPT_MARKS = frozenset({"trusted.overlay.opaque", "user.overlay.opaque"})
 _PYC = struct.Struct("<III")
 """After its first four bytes: flags, time and size of its source."""
 
@@ -82,7 +82,8 @@ def tidy(written: Path, below: ImageTree, began: float, own_id: Callable[[int], 
             _check(path, status, written)
             _clean(path, status, own_id)
         if is_opaque(here):
-            _hide_by_name(here, below, written)
+            # Layers that are unpacked have no marks.
+            hide_by_name(written, here.relative_to(written).as_posix(), below.names)
         _settle_python(here, files, began)
     _clean(written, written.lstat(), own_id)
     for parent, folders, files in os.walk(written, topdown=False):
@@ -113,19 +114,9 @@ def _clean(path: Path, status: os.stat_result, own_id: Callable[[int], int]) -> 
     if not stat.S_ISLNK(status.st_mode):
         for name in os.listxattr(path):
             # What overlayfs remembers of where a file came from would be wrong on another host.
-            ours = name.startswith(("trusted.overlay.", "user.overlay.")) and name not in _KEPT_MARKS
+            ours = name.startswith(("trusted.overlay.", "user.overlay.")) and name not in OPAQUE
             if ours or name == "security.capability":
                 os.removexattr(path, name)
-
-
-def _hide_by_name(folder: Path, below: ImageTree, written: Path) -> None:
-    """The same as the mark on a folder that hides what is below: layers that are unpacked have no marks."""
-    for name in below.names(str(folder.relative_to(written))):
-        if not os.path.lexists(folder / name):
-            os.mknod(folder / name, stat.S_IFCHR | 0o600, os.makedev(0, 0))
-    for mark in _KEPT_MARKS:
-        with contextlib.suppress(OSError):
-            os.removexattr(folder, mark)
 
 
 def _settle_python(folder: Path, files: list[str], began: float) -> None:

@@ -12,7 +12,8 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
+from skylift.lazyfs.overlay_marks import is_opaque, is_whiteout
+
 MAX_LINKS = 40
 
 
@@ -104,22 +105,6 @@ class ImageTree:
                         break
             shown = below
         return shown
-
-
-def is_whiteout(status: os.stat_result) -> bool:
-    """Whether this hides what is below."""
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
-
-
-def is_opaque(folder: Path) -> bool:
-    """Whether nothing of the folders below is seen in this one."""
-    try:
-        marks = os.listxattr(folder, follow_symlinks=False)
-        return any(
-            name in marks and os.getxattr(folder, name, follow_symlinks=False) == b"y" for name in OPAQUE
-        )
-    except OSError:
-        return False
 
 
 def _parts(path: str | PurePosixPath) -> list[str]:

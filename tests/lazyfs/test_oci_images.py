@@ -161,7 +161,7 @@ def test_an_image_from_a_real_registry(
         digest=image.digest,
     )
     assert lines[0] == (
-        f"{debian.host}/{name}:latest: 2 layers, 2 to pull ({len(BASE.blob) + len(CHANGES.blob):,} bytes)\n"
+        f"{debian.host}/{name}:latest: 2 layers, 2 to pull ({len(BASE.blob) + len(CHANGES.blob):,} bytes)"
     )
     assert moved[-1] == (len(BASE.blob) + len(CHANGES.blob),) * 2
     with mounted(pulled.layers, place.store, tmp_path / "mounts") as root:

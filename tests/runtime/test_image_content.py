@@ -105,6 +105,20 @@ def test_what_hides_a_folder_hides_it_by_name_too(written: Path, tmp_path: Path)
     assert [] == os.listxattr(written / "data")
 
 
+def test_what_was_in_folders_of_a_replaced_one_stays_hidden(written: Path, tmp_path: Path) -> None:
+    below = tmp_path / "below"
+    (below / "data/sub/deep").mkdir(parents=True)
+    (below / "data/sub/deep/old").write_text("old")
+    (below / "data/sub/older").write_text("older")
+    (written / "data/sub/deep").mkdir(parents=True)
+    (written / "data/sub/new").write_text("new")
+    os.setxattr(written / "data", "trusted.overlay.opaque", b"y")
+    tidied(written, below)
+    tree = ImageTree((below, written))
+    assert ["deep", "new"] == tree.names("/data/sub")
+    assert [] == tree.names("/data/sub/deep")
+
+
 def test_devices_are_refused(written: Path) -> None:
     os.mknod(written / "disk", stat.S_IFBLK, os.makedev(8, 0))
     with pytest.raises(ContentError, match="/disk is a device, which an image cannot have"):
