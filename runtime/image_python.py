@@ -23,6 +23,8 @@ INSTALL_PIP = (
 """To be run in the image by a shell, once the Python is there."""
 
 _OF_LIBC = re.compile(r"(libc|libm|libdl|librt|libutil|libpthread|ld-linux.*|linux-vdso)\.so\..*")
+_WINDOWS = "_tkinter"
+"""The module that needs a dozen libraries for windows, which nobody sees there."""
 _LIBRARY_FOLDERS = ("/lib", "/usr/lib", "/lib64", "/usr/lib64", "/usr/local/lib")
 
 
@@ -89,7 +91,8 @@ def copy_libraries(interpreter: Interpreter, local: Path, image: ImageTree) -> N
     """Copy what this machine has of libraries that it needs and the image lacks. Raises OSError."""
     prefix = interpreter.prefix
     programs = [prefix / f"bin/python{interpreter.minor}"]
-    programs += (prefix / f"lib/python{interpreter.minor}/lib-dynload").glob("*.so")
+    modules = (prefix / f"lib/python{interpreter.minor}/lib-dynload").glob("*.so")
+    programs += (path for path in modules if not path.name.startswith(_WINDOWS))
     for name, path in sorted(_needed(programs)):
         if not path.is_relative_to(prefix) and not _OF_LIBC.fullmatch(name) and not _has(image, name):
             (local / "lib").mkdir(parents=True, exist_ok=True)
@@ -139,6 +142,8 @@ def _left_out(folder: str, names: list[str]) -> list[str]:
     """What was installed with it, and its own tests."""
     if os.path.basename(folder) == "site-packages":
         return names
+    if os.path.basename(folder) == "lib-dynload":
+        return [name for name in names if name.startswith(_WINDOWS)]
     if re.search(r"/lib/python3\.\d+$", folder):
         return [name for name in names if re.fullmatch("test|idlelib|turtledemo|config-.*", name)]
     return []
