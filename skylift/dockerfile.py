@@ -7,9 +7,8 @@ For `skylift.image`::
     )
 
 ``pack(files, target=, label=)`` is called for each ``COPY`` or ``ADD`` that takes files of the context, and
-returns the `AddFiles` step: it makes an archive of the `CopiedFile` s, whose paths are relative to `target`.
-They are files, links and folders one by one: of a folder that is among them, nothing else is to be taken than
-what is listed. What the text has in itself (``COPY <<EOF``) has `CopiedFile.content` in place of a source.
+returns the `AddFiles` step. The files, whose paths are relative to `target`, are all there is: of a folder
+that is among them, nothing else is to be taken.
 
 For instructions on top of an image (``dockerfile_commands``), `base` has that image's steps; the text has no
 ``FROM`` then, and what is returned begins with `base`.
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from skylift.dockerfile_context import BuildContext, ContextError
-from skylift.dockerfile_copy import CopiedFile, Copying, PackFiles
+from skylift.dockerfile_copy import Copying, PackFiles
 from skylift.dockerfile_lines import Instruction, Instructions, read_instructions, split_words
 from skylift.dockerfile_run import command_of, process_words
 from skylift.dockerfile_state import SHELL, State
@@ -38,7 +37,7 @@ from skylift.wire.images import (
     RunCommands,
 )
 
-__all__ = ["CopiedFile", "PackFiles", "parse_dockerfile"]
+__all__ = ["PackFiles", "parse_dockerfile"]
 
 PLATFORM = "linux/amd64"
 """What ``TARGETPLATFORM`` and the like say; the image itself is that of the host's machine."""

@@ -6,13 +6,13 @@ import posixpath
 import re
 import tarfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from skylift.dockerfile_context import BuildContext, Source
 from skylift.dockerfile_lines import Instruction, split_words
 from skylift.dockerfile_state import State
 from skylift.dockerfile_words import expand, plain
+from skylift.local_files import LocalFile
 from skylift.wire.images import AddFiles, CopyFrom, ImageDefinition
 
 _URL = re.compile(r"(https?|ftp|git|ssh)://|git@")
@@ -20,23 +20,10 @@ _ROOT = re.compile(r"(root|0)(:(root|0))?")
 _MODE = re.compile(r"0?[0-7]{3,4}")
 
 
-class CopiedFile(NamedTuple):
-    """One file, link or folder of a build's context, and where it goes."""
-
-    path: str
-    """Relative to the step's target, with slashes; never leads out of it."""
-    source: Path | None = None
-    """Where it is here; a link is copied as a link, of a folder only that it is there."""
-    content: bytes | None = None
-    """In place of a source."""
-    mode: int | None = None
-    """``--chmod``; None for its own."""
-
-
 class PackFiles(Protocol):
     """Makes the step that adds files to an image."""
 
-    def __call__(self, files: Sequence[CopiedFile], *, target: str, label: str) -> AddFiles:
+    def __call__(self, files: Sequence[LocalFile], *, target: str, label: str) -> AddFiles:
         """`target` is the `AddFiles.target`. Without files it only makes the folder."""
 
 
@@ -130,7 +117,7 @@ class Copying:
     def _from_context(self, sources: Sequence[str], path: str, into: bool) -> None:
         instruction = self._instruction
         inline = {text.word: text for text in instruction.heredocs}
-        files: list[CopiedFile] = []
+        files: list[LocalFile] = []
         target = path if into else (posixpath.dirname(path) or ".")
         name = "" if into else posixpath.basename(path)
         for source in sources:
@@ -138,7 +125,7 @@ class Copying:
                 content = text.content
                 if text.expand:
                     content = plain(expand(content, self._state.lookup, self._escape, quotes=False))
-                files.append(CopiedFile(name or text.name, content=content.encode(), mode=self._mode))
+                files.append(LocalFile(name or text.name, content=content.encode(), mode=self._mode))
                 continue
             if instruction.word == "ADD" and _URL.match(source):
                 instruction.refuse(f"{source} is not fetched: RUN curl -fsSLO {source}, with curl installed")
@@ -155,12 +142,12 @@ class Copying:
                     instruction.refuse(
                         f"{source} is an archive, which is not unpacked here: COPY it, then RUN tar -xf"
                     )
-                files.append(CopiedFile(name or one.name, source=file, mode=self._mode))
+                files.append(LocalFile(name or one.name, source=file, mode=self._mode))
         if files:
             self._state.add(self._pack(files, target=target, label=self._label()))
 
     def _folder(self, source: Source, target: str) -> None:
-        files = [CopiedFile(found.path, source=found.file, mode=self._mode) for found in source.content]
+        files = [LocalFile(found.path, source=found.file, mode=self._mode) for found in source.content]
         self._state.add(self._pack(files, target=target, label=self._label()))
 
     def _label(self) -> str:

@@ -177,11 +177,7 @@ class Dockerfile(Part):
 
     def _parsed(self, before: Steps, taken: list[LocalFile], packer: Packer | None) -> Steps:
         def pack(files: Sequence[LocalFile], *, target: str, label: str) -> AddFiles:
-            known = [
-                LocalFile(file.path, file.source, file.content, file.mode)
-                for file in files
-                if not self._ignored(file.source)
-            ]
+            known = [file for file in files if not self._ignored(file.source)]
             taken.extend(known)
             if packer is None:
                 return AddFiles(target=target, archives=(), label=label)
@@ -193,7 +189,7 @@ class Dockerfile(Part):
             context=self.context,
             build_args=dict(self.build_args),
             base=before if self.on_top else None,
-            add_files=pack,  # type: ignore[arg-type]
+            add_files=pack,
             target=self.target,
             add_python=self.add_python,
             username=self.username,

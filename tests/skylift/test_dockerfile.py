@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skylift.dockerfile import CopiedFile, parse_dockerfile
+from skylift.dockerfile import parse_dockerfile
 from skylift.dockerfile_lines import read_instructions
 from skylift.dockerfile_words import OfBase, WordError, expand, from_template, joined, template
 from skylift.exceptions import InvalidError
+from skylift.local_files import LocalFile
 from skylift.wire.images import (
     AddFiles,
     Configure,
@@ -38,7 +39,7 @@ class Packed:
         self.files: dict[str, str] = {}
         self.modes: dict[str, int | None] = {}
 
-    def __call__(self, files: Sequence[CopiedFile], *, target: str, label: str) -> AddFiles:
+    def __call__(self, files: Sequence[LocalFile], *, target: str, label: str) -> AddFiles:
         for file in files:
             path = f"{target.rstrip('/')}/{file.path}"
             assert path not in self.files
