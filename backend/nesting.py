@@ -24,7 +24,7 @@ DEADLOCK_SECONDS = 10.0
 BREAK_SECONDS = 1.0
 """Between two deadlocks that are broken: the end of one call may let all the others go on."""
 
-SCOPE = "It may call functions, and read and cancel calls of its user."
+SCOPE = "It may call functions, read and cancel calls, and use the volumes of its user."
 """What the token of a container is good for."""
 
 

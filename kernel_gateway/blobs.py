@@ -149,7 +149,7 @@ class BlobHandler(Handler):
     async def get(self, blob: str) -> None:
         """The bytes; with ``Range: bytes=from-to`` only these, so that a broken download can go on."""
         size = self._size(blob)
-        first, last = self._range(size)
+        first, last = wanted_range(self.request.headers.get("Range", ""), size, "This blob")
         self._announce(blob, last + 1 - first)
         if (first, last) != (0, size - 1):
             self.set_status(206)
@@ -197,19 +197,24 @@ class BlobHandler(Handler):
         self.set_header("Accept-Ranges", "bytes")
         self.set_header("ETag", f'"{blob}"')
 
-    def _range(self, size: int) -> tuple[int, int]:
-        wanted = _RANGE.fullmatch(self.request.headers.get("Range", ""))
-        if wanted is None or wanted.groups() == ("", ""):
-            return 0, size - 1
-        first, last = wanted.groups()
-        if not first:
-            begin, end = max(size - int(last), 0), size - 1
-        else:
-            begin, end = int(first), min(int(last), size - 1) if last else size - 1
-        if begin > end:
-            raise RequestError(
-                416,
-                f"This blob has {size:,} bytes: there is no range {wanted[0]}.",
-                Content_Range=f"bytes */{size}",
-            )
-        return begin, end
+
+def wanted_range(header: str, size: int, what: str) -> tuple[int, int]:
+    """First and last byte that a ``Range`` header asks for; all of them where it asks for none.
+
+    `what` begins the message. Raises `RequestError` (416) for what lies behind the end.
+    """
+    wanted = _RANGE.fullmatch(header)
+    if wanted is None or wanted.groups() == ("", ""):
+        return 0, size - 1
+    first, last = wanted.groups()
+    if not first:
+        begin, end = max(size - int(last), 0), size - 1
+    else:
+        begin, end = int(first), min(int(last), size - 1) if last else size - 1
+    if begin > end:
+        raise RequestError(
+            416,
+            f"{what} has {size:,} bytes: there is no range {wanted[0]}.",
+            Content_Range=f"bytes */{size}",
+        )
+    return begin, end

@@ -36,7 +36,7 @@ class Gateway:
         self._database = Database(home.folder / DATABASE_FILE, backlog_limit=settings.gateway.log_backlog)
         self.control = ControlPlane(settings, self._database, store, [LocalEngine(settings)], names)
         self._hosts = HostServer(home.folder, self.control, outbox)
-        self._application = GatewayApplication(self.control, store, settings.gateway, home, outbox)
+        self._application = GatewayApplication(self.control, store, settings.gateway, home, outbox, names)
         self._server = GatewayServer(self._application)
 
     async def start(self, host: str, port: int) -> str:

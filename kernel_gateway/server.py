@@ -11,7 +11,7 @@ from tornado.web import Application, RequestHandler
 
 from skylift.backend.control import ControlPlane
 from skylift.backend.settings import GatewaySettings
-from skylift.kernel_gateway import rest
+from skylift.kernel_gateway import rest, volume_routes
 from skylift.kernel_gateway.auth import is_loopback, own_origins
 from skylift.kernel_gateway.blobs import BlobHandler, BlobThreads
 from skylift.kernel_gateway.client_socket import Clients
@@ -19,11 +19,14 @@ from skylift.kernel_gateway.client_upgrade import ClientUpgrade
 from skylift.kernel_gateway.handler import BODY_LIMIT, Handler
 from skylift.kernel_gateway.home import GatewayHome
 from skylift.kernel_gateway.outbox import Outbox
+from skylift.kernel_gateway.volumes import VolumeThreads
+from skylift.lazyfs.names import LocalNames, Names
 from skylift.lazyfs.store import Store
 
 ROUTES: list[tuple[str, type[Handler]]] = [
     (r"/v1/connect", ClientUpgrade),
     (r"/v1/blobs/([0-9a-f]{64})", BlobHandler),
+    *volume_routes.ROUTES,
     *rest.ROUTES,
 ]
 
@@ -47,7 +50,9 @@ class GatewayApplication(Application):
         settings: GatewaySettings,
         home: GatewayHome,
         outbox: Outbox,
+        names: Names | None = None,
     ) -> None:
+        """`names` are those beside the store; None: those in the home folder."""
         super().__init__(
             list(ROUTES),
             default_handler_class=rest.UnknownHandler,
@@ -58,6 +63,7 @@ class GatewayApplication(Application):
         self.home = home
         self.clients = Clients(control, outbox, settings.max_connections)
         self.blobs = BlobThreads(store)
+        self.volumes = VolumeThreads(store, names or LocalNames(home.folder / "names"))
         self.origins: frozenset[str] = frozenset(settings.origins)
         """Of pages that may use this gateway."""
 
@@ -112,6 +118,7 @@ class GatewayServer:
         """Close what is open: notebooks are told to come back."""
         self._application.clients.close_all("the gateway stops")
         self._application.blobs.close()
+        self._application.volumes.close()
         await self._server.close_all_connections()
 
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 
 OUTER = spec("outer", cpu=1.0)
 INNER = spec("inner", cpu=1.0)
-MAY = " It may call functions, and read and cancel calls of its user."
+MAY = " It may call functions, read and cancel calls, and use the volumes of its user."
 
 
 async def running(

@@ -413,7 +413,7 @@ def test_a_token_is_its_containers_alone(gateway: RunningGateway) -> None:
         for method, path in [("GET", "/v1/spend"), ("DELETE", f"/v1/containers/{container_id}")]:
             assert (
                 f"Code in a container cannot use {method} {path}. "
-                "It may call functions, and read and cancel calls of its user."
+                "It may call functions, read and cancel calls, and use the volumes of its user."
             ) == ask.remote(method, path)
 
     # Its beginning is in the log, as what the function returned; the rest is with the container only.

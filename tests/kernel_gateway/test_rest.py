@@ -342,7 +342,7 @@ async def test_code_in_a_container_cancels_calls_and_ends_no_containers(lists: L
     check(refused, "POST", 403, "PermissionDeniedError")
     assert (
         "Code in a container cannot end containers (mode terminate). "
-        "It may call functions, and read and cancel calls of its user."
+        "It may call functions, read and cancel calls, and use the volumes of its user."
     ) == problem(refused).message
     answer = await lists.ask("POST", f"/v1/calls/{call_id}/cancel")
     assert 202 == answer.status

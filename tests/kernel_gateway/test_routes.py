@@ -19,6 +19,7 @@ pytestmark = pytest.mark.anyio
 NAMES = {
     r"([0-9a-f]{64})": "0" * 64,
     r"([a-z]{2}-[0-9a-z]+)": "fc-00000000",
+    r"([^/]+)": "data",
 }
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH")
 OPEN = {("GET", "/v1/health")}
@@ -32,6 +33,12 @@ OPEN_TO_CONTAINERS = {
     ("GET", "/v1/calls/fc-00000000/output"),
     ("GET", "/v1/calls/fc-00000000/graph"),
     ("POST", "/v1/calls/fc-00000000/cancel"),
+    *(("POST", path) for path in ("/v1/chunks", "/v1/chunks/missing")),
+    *((method, "/v1/volumes") for method in ("GET", "POST")),
+    *((method, "/v1/volumes/data") for method in ("GET", "PUT", "DELETE")),
+    *(("GET", f"/v1/volumes/data/{what}") for what in ("entries", "entry", "file", "history")),
+    ("HEAD", "/v1/volumes/data/file"),
+    *(("POST", f"/v1/volumes/data/{what}") for what in ("commits", "copy", "remove", "rename", "restore")),
 }
 
 
@@ -96,7 +103,7 @@ async def test_code_in_a_container_may_use_these_routes_and_no_others(
     if method != "HEAD":
         assert (
             f"Code in a container cannot use {method} {path}. "
-            "It may call functions, and read and cancel calls of its user."
+            "It may call functions, read and cancel calls, and use the volumes of its user."
         ) == problem(answer).message
     assert served.control.told.empty()
 
@@ -143,11 +150,17 @@ async def test_no_route_answers_a_foreign_page(
     assert served.control.told.empty()
 
 
+def lower_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that take large bodies."""
+    for handler in {handler for _, handler in server.ROUTES if handler.body_limit > 100_000}:
+        monkeypatch.setattr(handler, "body_limit", 100_000)
+
+
 @pytest.mark.parametrize(("method", "path"), routes())
 async def test_no_route_takes_an_oversized_body(
     served: Served, method: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.BlobHandler, "body_limit", 100_000)
+    lower_limits(monkeypatch)
     answer = await ask(served, method, path, body=bytes(1_000_000))
     check(answer, method, 413, "InvalidError")
     assert served.control.told.empty()
@@ -157,7 +170,7 @@ async def test_no_route_takes_an_oversized_body(
 async def test_nor_one_whose_size_was_not_announced(
     served: Served, method: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.BlobHandler, "body_limit", 100_000)
+    lower_limits(monkeypatch)
     answer = await asyncio.to_thread(chunked, served, method, path, 110_000)
     assert answer.startswith(b"HTTP/1.1 413 ")
 
