@@ -113,9 +113,9 @@ class State:
 
     def enter(self, path: str, label: str) -> None:
         """``WORKDIR``: the folder is made, and what follows is relative to it."""
-        self.workdir = self.absolute(path)
-        self.add(AddFiles(target=self.workdir, archives=(), label=label))
-        self.configure(Configure(workdir=self.workdir, label=label))
+        folder = self.absolute(path)
+        self.add(AddFiles(target=folder, archives=(), label=label))
+        self.configure(Configure(workdir=folder, label=label))
 
     def _note(self, step: Configure) -> None:
         for name, text in step.env.items():
@@ -123,7 +123,10 @@ class State:
             known = not any(isinstance(piece, OfBase) for piece in value)
             self.env[name] = value if known else (OfBase(name),)
         if step.workdir is not None:
-            self.workdir = posixpath.normpath(posixpath.join(self.workdir or "", step.workdir))
-            self._folders.add(self.workdir)
+            folder = self.absolute(step.workdir)
+            self.workdir = folder if folder.startswith("/") else None
+            # What is relative is so to another folder now.
+            self._folders = {known for known in self._folders if known.startswith("/")}
+            self._folders |= {self.workdir} if self.workdir else set()
         if step.shell is not None:
             self.shell = step.shell or SHELL

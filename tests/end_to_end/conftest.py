@@ -12,8 +12,8 @@ from running_gateway import BreakingNetwork, RunningGateway
 from scripts.own_gateway import left_behind
 from skylift.client import close_client
 
-# For raw_client.
-sys.path.append(str(Path(__file__).parent.parent / "kernel_gateway"))
+# For raw_client and oci_setup.
+sys.path += [str(Path(__file__).parent.parent / name) for name in ("kernel_gateway", "lazyfs")]
 
 CONFIG = """
 [gateway]

@@ -457,6 +457,11 @@ def test_where_the_base_knows_the_folder_paths_stay_relative(context: Path) -> N
     packed = Packed()
     parse_dockerfile("FROM a\nCOPY a.txt .\nCOPY b.txt sub/c", context=context, add_files=packed)
     assert packed.files == {"./a.txt": "a", "sub/c": "b"}
+    packed = Packed()
+    text = "FROM a\nWORKDIR sub\nWORKDIR deep\nCOPY a.txt .\nWORKDIR /abs\nCOPY b.txt c"
+    steps = parse_dockerfile(text, context=context, add_files=packed)
+    assert packed.files == {"./a.txt": "a", "/abs/c": "b"}
+    assert [step.workdir for step in steps if isinstance(step, Configure)] == ["sub", "deep", "/abs"]
 
 
 def test_modes_and_flags(context: Path) -> None:
