@@ -69,6 +69,8 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     store: str = ""
     """URL of the store that images and volumes are in (see `skylift.lazyfs.open_store`); "" is ``store`` in
     ``$SKYLIFT_HOME``."""
+    layer_cache: int = 32768
+    """MiB of this host's disk for layers of images of which nothing runs; the least recently used ones go."""
     snapshots: str = ""
     """Folder of the snapshots, which several hosts may share; "" is ``snapshots`` in ``$SKYLIFT_HOME``."""
     snapshot_store: int = 16384

@@ -13,6 +13,7 @@ import fcntl
 import logging
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from skylift.lazyfs import mount_calls
 from skylift.lazyfs.daemon_link import DaemonError, LayerDaemon
+from skylift.lazyfs.daemon_worker import COPIES
 from skylift.lazyfs.image_records import read_trace, write_trace
 from skylift.lazyfs.mounts import LayerMounts, unpack_layer, why_not
 from skylift.lazyfs.names import Names
@@ -27,6 +29,7 @@ from skylift.lazyfs.open_store import open_store
 from skylift.lazyfs.store import Store, StoreError
 from skylift.runtime.runc.commands import CommandError
 from skylift.runtime.runc.idmapped import show_mapped
+from skylift.runtime.runc.layer_room import surplus, used
 from skylift.runtime.start_error import StartError
 from skylift.wire import ImageSpec
 
@@ -39,9 +42,13 @@ _END_PAUSE = 0.05
 class ImageLayers:
     """The layers that are in use on this host. Thread-safe; its methods block on disks and the store."""
 
-    def __init__(self, folder: Path, home: Path, store: str = "", *, first_id: int = 0) -> None:
+    def __init__(
+        self, folder: Path, home: Path, store: str = "", *, first_id: int = 0, budget: int = sys.maxsize
+    ) -> None:
         """`folder` is the host's own for layers; `store` a store's URL as for `open_store`. `first_id` is the
-        user and group of the host that are root in containers; 0 where these see the host's own ids."""
+        user and group of the host that are root in containers; 0 where these see the host's own ids.
+        `budget` is how many bytes of the disk layers may take of which nothing runs."""
+        self._budget = budget
         self._folder = folder
         self._home = home
         self._url = store
@@ -49,6 +56,9 @@ class ImageLayers:
         self._lock = threading.RLock()
         self._layer_locks: dict[str, threading.Lock] = {}
         self._users: dict[str, int] = {}
+        self._unpacked_users: dict[str, int] = {}
+        self._sizes: dict[Path, int] = {}
+        """Bytes of those that are unpacked."""
         self._daemon: LayerDaemon | None = None
         self._mounts: LayerMounts | None = None
         self._opened: tuple[Store, Names] | None = None
@@ -93,6 +103,23 @@ class ImageLayers:
                 self._release(layer, mapped=mapped)
             except (OSError, DaemonError):  # noqa: PERF203  # the others are released
                 log.exception("Layer %s could not be released.", layer)
+        with contextlib.suppress(OSError):
+            self.make_room()
+
+    def make_room(self) -> None:
+        """Remove what there is no room for, of layers that nothing runs of. Raises OSError."""
+        with self._lock:
+            daemon, mounts = self._daemon, self._mounts
+            in_use = {layer for layer in self._layer_locks if mounts is not None and mounts.users(layer)}
+            in_use |= self._unpacked_users.keys()
+        for path in surplus(self._copies, self._folder / "unpacked", self._sizes, in_use, self._budget):
+            with self._lock_of(path.name):
+                if self._unpacked_users.get(path.name) or (mounts is not None and mounts.users(path.name)):
+                    continue
+                if daemon is not None and path.parent == self._copies:
+                    with contextlib.suppress(DaemonError):
+                        daemon.remove(path.name, forget=True)
+                shutil.rmtree(path, ignore_errors=True)
 
     def own_id(self, number: int) -> int:
         """The user or group id in the image, of a file with this one in a folder that `acquire` gave."""
@@ -122,6 +149,11 @@ class ImageLayers:
                 self._daemon.stop()
                 self._daemon = None
 
+    @property
+    def _copies(self) -> Path:
+        """Where the daemon has what was read of each layer."""
+        return self._folder / "daemon" / COPIES
+
     def _acquire(self, layer: str, user_namespace: str) -> Path:
         with self._lock_of(layer):
             if not self.why_unpacked:
@@ -133,7 +165,10 @@ class ImageLayers:
                         self.why_unpacked = str(error)
                     else:
                         raise
-            return self._unpacked(layer)
+            folder = self._unpacked(layer)
+            used(folder)
+            self._unpacked_users[layer] = self._unpacked_users.get(layer, 0) + 1
+            return folder
 
     def _mounted(self, layer: str, user_namespace: str) -> Path:
         mounts = self._started()
@@ -177,7 +212,10 @@ class ImageLayers:
     def _release(self, layer: str, *, mapped: bool) -> None:
         with self._lock_of(layer):
             if self._mounts is None or not self._mounts.users(layer):
-                return  # unpacked
+                left = self._unpacked_users.pop(layer, 0) - 1
+                if left > 0:
+                    self._unpacked_users[layer] = left
+                return
             if mapped:
                 users = self._users.get(layer, 0)
                 if users > 1:
@@ -188,6 +226,8 @@ class ImageLayers:
                     mount_calls.unmount(shown, lazily=True)
                     shown.rmdir()
             self._mounts.release(layer)
+            if not self._mounts.users(layer):
+                used(self._copies / layer)
 
     def _started(self) -> LayerMounts:
         with self._lock:

@@ -140,6 +140,7 @@ class RuncIsolation(Isolation):
                 self._home,
                 self._settings.store,
                 first_id=0 if self.rootless else self._maps.owner[0],
+                budget=self._settings.layer_cache * MIB,
             )
             await asyncio.to_thread(self.layers.clean)
             await self._roots.choose(self._state / ".scratch")

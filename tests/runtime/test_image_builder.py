@@ -301,6 +301,21 @@ class TestContainersOfLayers:
         on_site(home, body)
         assert str(home) not in Path("/proc/self/mountinfo").read_text()
 
+    def test_what_was_read_stays_as_long_as_there_is_room(self, home: Path) -> None:
+        async def copies(site: Site) -> tuple[int, int]:
+            built = await site.build(BASE, run("echo room > /room"))
+            await site.run(built.image, "cat", "/room")
+            assert site.isolation.layers is not None
+            site.isolation.layers.why_unpacked = "a test says so"
+            await site.run(built.image, "cat", "/room")
+            folder = site.home / "host" / "layers"
+            return len([*folder.glob("daemon/copies/*")]), len([*folder.glob("unpacked/*")])
+
+        mounted, unpacked = on_site(home, copies)
+        assert mounted >= 2
+        assert unpacked >= 2
+        assert (0, 0) == on_site(home, copies, layer_cache=0)
+
     def test_where_layers_cannot_be_mounted_they_are_unpacked(self, home: Path) -> None:
         async def body(site: Site) -> tuple[int, str]:
             built = await site.build(
