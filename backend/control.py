@@ -30,6 +30,7 @@ from typing import Protocol
 from skylift.backend.builds import Builds
 from skylift.backend.call_log import CallLog
 from skylift.backend.client_calls import ClientCalls
+from skylift.backend.collector import Collector
 from skylift.backend.database import Database
 from skylift.backend.dispatch import Dispatcher
 from skylift.backend.endings import Endings
@@ -159,7 +160,10 @@ class ControlPlane:
         self._dispatcher.fail_waking = self._sleeping.fail_waking
         self._sessions = Sessions(registry, self._log, self._dispatcher, self._endings, self._sleeping)
         self._warm = WarmPools(registry, self._dispatcher)
-        self._builds = Builds(registry, names or LocalNames(settings.home / "names"), self.engines)
+        names = names or LocalNames(settings.home / "names")
+        self._builds = Builds(registry, names, self.engines)
+        self.collector = Collector(registry, database, names)
+        """Of what nothing in the store needs any more."""
         self._client_calls = ClientCalls(
             registry,
             self._log,
@@ -217,6 +221,7 @@ class ControlPlane:
         await self._recovery.start()
         self._sessions.notebooks = await self._reader.session_notebooks()
         self._keeper.start()
+        self.collector.start()
         self._tokens_due = self.registry.loop.call_later(
             self.settings.gateway.host_grace, self._forget_tokens
         )
@@ -232,6 +237,7 @@ class ControlPlane:
         self._recovery.stop()
         self._status.stop()
         self._keeper.stop()
+        self.collector.stop()
         self._host_links.stop()
         if self._tokens_due is not None:
             self._tokens_due.cancel()
@@ -405,6 +411,10 @@ class ControlPlane:
         return await self._reports.spend(user, by, days)
 
     # --- REST: what can be done ------------------------------------------------------------------
+
+    async def blob_asked_for(self, blob: str) -> None:
+        """Somebody asks whether the store has a blob, and will count on it."""
+        await self.collector.mention(blob)
 
     def cancel_call(self, user: str, call_id: str, mode: CancelMode = "cancel", reason: str = "") -> bool:
         """Cancel a call as `Cancel` does. False where the user has no such unfinished call."""

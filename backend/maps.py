@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 
 from skylift.wire import Payload
 
@@ -197,6 +197,10 @@ class MapInputs:
     def hand_on(self, indexes: set[int], container_id: str) -> None:
         """Note that a container has inputs which were thought to be with another."""
         self.shares[container_id].indexes |= indexes
+
+    def payloads(self) -> Iterator[Payload]:
+        """Of all inputs that have no result yet."""
+        return chain(self.out.values(), self._waiting.values(), self._returned.values())
 
     def drop_waiting(self) -> int:
         """Let go of the inputs that wait. Returns how many."""

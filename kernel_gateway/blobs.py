@@ -142,8 +142,9 @@ class BlobHandler(Handler):
             log.error("An upload failed.", exc_info=error)
             self.refuse(RequestError(500, f"The store cannot keep the blob: {error}."))
 
-    def head(self, blob: str) -> None:
+    async def head(self, blob: str) -> None:
         """200 with its size, or 404."""
+        await self.gateway.control.blob_asked_for(blob)
         self._announce(blob, self._size(blob))
 
     async def get(self, blob: str) -> None:

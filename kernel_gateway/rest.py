@@ -7,8 +7,10 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from skylift.backend.control import VERSION
+from skylift.backend.database import DatabaseError
 from skylift.backend.views import CallFilter, Slept, SpendBy, Woken
 from skylift.kernel_gateway.handler import Handler, RequestError
+from skylift.lazyfs.store import StoreError
 from skylift.wire import FINAL_STATES, CancelMode, Problem
 
 Q = TypeVar("Q", bound=msgspec.Struct)
@@ -47,6 +49,12 @@ class CancelBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     mode: CancelMode = "cancel"
     reason: str = ""
+
+
+class CollectBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of ``POST /v1/store/collect``."""
+
+    dry_run: bool = False
 
 
 class NoBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -261,6 +269,19 @@ class SpendHandler(RestHandler):
         )
 
 
+class CollectHandler(RestHandler):
+    """``POST /v1/store/collect``."""
+
+    async def post(self) -> None:
+        """Free what nothing in the store needs; answers when it is done."""
+        wanted = self.body(CollectBody)
+        try:
+            done = await self.gateway.control.collector.collect(dry_run=wanted.dry_run)
+        except (StoreError, DatabaseError, OSError, TypeError) as error:
+            raise RequestError(503, f"No garbage was collected: {error}") from error
+        self.reply(done._asdict())
+
+
 class UnknownHandler(Handler):
     """Every other path."""
 
@@ -303,4 +324,5 @@ ROUTES: list[tuple[str, type[Handler]]] = [
     (r"/v1/templates", TemplatesHandler),
     (r"/v1/hosts", HostsHandler),
     (r"/v1/spend", SpendHandler),
+    (r"/v1/store/collect", CollectHandler),
 ]

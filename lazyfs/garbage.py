@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from skylift.lazyfs.leases import LeaseRecord, Sweep, announce_sweep, live_leases
-from skylift.lazyfs.listing import StoredBlob, stored_blobs
+from skylift.lazyfs.listing import StoredBlob, put_again, stored_blobs
 from skylift.lazyfs.names import Names
 from skylift.lazyfs.store import Store, StoreError
+from skylift.lazyfs.volume_errors import VolumeError
 
 GRACE_SECONDS = 24 * 3600.0
 """A blob that was put since then is never garbage: not everybody who puts blobs holds a lease."""
@@ -112,7 +113,7 @@ def _reached(reaches: Sequence[Reach], leases: Sequence[LeaseRecord], sweep: Swe
                 found.add(blob)
                 if sweep is not None:
                     sweep.renew_when_due()
-    except (StoreError, OSError) as error:
+    except (StoreError, VolumeError, OSError) as error:
         raise CollectError(
             f"No garbage was collected, since it is not known what is in use: {str(error).rstrip('.')}. "
             "Repair or delete what that belongs to."
@@ -128,5 +129,6 @@ def _delete(
         sweep.renew_when_due()
         if not sweep.may_delete or clock() >= until:
             return
-        store.delete(found.blob)
-        yield found
+        if not put_again(store, found):
+            store.delete(found.blob)
+            yield found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from skylift.lazyfs.store import LocalStore, Store
+from skylift.lazyfs.store import BlobMissingError, LocalStore, Store
 
 
 class StoredBlob(NamedTuple):
@@ -33,6 +33,14 @@ def stored_blobs(store: Store) -> Iterator[StoredBlob]:
     if isinstance(store, LocalStore):
         return _local_blobs(store)
     raise TypeError(f"{type(store).__name__} cannot list its blobs")
+
+
+def put_again(store: Store, found: StoredBlob) -> bool:
+    """Whether a blob was put once more since it was listed, where the store can tell that cheaply."""
+    try:
+        return isinstance(store, LocalStore) and store.path(found.blob).stat().st_mtime != found.written
+    except (BlobMissingError, FileNotFoundError):
+        return False
 
 
 def _local_blobs(store: LocalStore) -> Iterator[StoredBlob]:

@@ -33,6 +33,7 @@ Bytes: TypeAlias = bytes | bytearray | memoryview
 _HEX = frozenset("0123456789abcdef")
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _libc = ctypes.CDLL(None, use_errno=True)
+_YOUNG_SECONDS = 60.0
 _STALE_SECONDS = 24 * 3600
 """A temporary file that nobody has written to for so long belongs to a process that is gone."""
 
@@ -249,10 +250,15 @@ class LocalStore(Store):
         return self.folder / blob[:2] / blob[2:]
 
     def _has_whole(self, blob: str, size: int) -> bool:
+        """And counts as put now, if so: who collects garbage leaves it alone."""
         try:
-            return self._file(blob).stat().st_size == size
+            file = self._file(blob)
+            found = file.stat()
+            if found.st_size == size and found.st_mtime < time.time() - _YOUNG_SECONDS:
+                os.utime(file)
         except FileNotFoundError:
             return False
+        return found.st_size == size
 
     def _write(self, chunks: Iterable[Bytes], blob: str | None, durable: bool) -> tuple[str, int]:
         temporary = self._temporary / f"{os.getpid()}-{secrets.token_hex(8)}"

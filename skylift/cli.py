@@ -17,6 +17,7 @@ from skylift.exceptions import Error, InvalidError
 from skylift.gateway_process import find_gateway, gateway_pid, is_gateway, running_gateway, skylift_home
 
 _STOP_TIMEOUT = 30.0
+_COLLECT_TIMEOUT = 3600.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("call_id", metavar="ID")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the call ends")
     logs.set_defaults(command=_logs)
+
+    store = commands.add_parser("store", help="what the gateway's store has")
+    actions = store.add_subparsers(required=True, metavar="ACTION")
+    collect = actions.add_parser("collect", help="free what no image, volume or call needs; it happens daily")
+    collect.add_argument("--dry-run", action="store_true", help="only say how much that is")
+    collect.set_defaults(command=_store_collect)
 
     commands.add_parser("token", help="print this user's token").set_defaults(command=_token)
     commands.add_parser("version", help="print the version").set_defaults(command=_version)
@@ -155,6 +162,21 @@ def _logs(options: argparse.Namespace) -> int:
         if not options.follow or page["state"] not in ("queued", "running"):
             return 0
         time.sleep(0.3)
+
+
+def _store_collect(options: argparse.Namespace) -> int:
+    from skylift.http import Http
+
+    wanted = {"dry_run": options.dry_run}
+    done = Http(find_gateway()).post("/v1/store/collect", _COLLECT_TIMEOUT, wanted)
+    would = "would be " if options.dry_run else ""
+    print(
+        f"{done['deleted']} blobs ({done['freed'] / 1e6:,.1f} MB) {would}deleted, {done['used']} are needed, "
+        f"{done['young']} are not but are younger than a day"
+    )
+    if done["left"]:
+        print(f"{done['left']} are left: {done['reason']}")
+    return 0
 
 
 def _token(options: argparse.Namespace) -> int:

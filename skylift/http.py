@@ -39,10 +39,11 @@ class Http:
         """``DELETE path``. False where there was nothing to delete; else raises as `get` does."""
         return self._request("DELETE", path, accept=(404,)).status != 404
 
-    def post(self, path: str, timeout: float) -> Any:
-        """The JSON that ``POST path`` answers with, within `timeout` seconds. It is not sent again where no
-        answer comes. Raises as `get` does."""
-        return json.loads(self._request("POST", path, timeout=timeout).data or b"null")
+    def post(self, path: str, timeout: float, body: object = None) -> Any:
+        """The JSON that ``POST path`` with `body` as JSON answers with, within `timeout` seconds. It is not
+        sent again where no answer comes. Raises as `get` does."""
+        data = None if body is None else json.dumps(body).encode()
+        return json.loads(self._request("POST", path, body=data, timeout=timeout).data or b"null")
 
     def payload(self, data: bytes) -> Payload:
         """Bytes as they travel: inline where they are small, else by their hash, put into the store once."""

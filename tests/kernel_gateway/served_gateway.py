@@ -38,6 +38,9 @@ class RecordingControl(ControlPlane):
     def authenticate(self, token: str) -> str | None:
         return "someone" if token in (TOKEN, CONTAINER_TOKEN) else None
 
+    async def blob_asked_for(self, blob: str) -> None:
+        pass
+
     def container_of(self, token: str) -> str:
         return "co-00000001" if token == CONTAINER_TOKEN else ""
 

@@ -262,6 +262,14 @@ async def test_sessions_hosts_and_spend(lists: Lists) -> None:
     assert ("function", "raw.echo") == (spend["by"], spend["rows"][0]["key"])
 
 
+async def test_garbage_is_collected_when_somebody_asks(lists: Lists) -> None:
+    answer = await lists.ask("POST", "/v1/store/collect", b'{"dry_run": true}')
+    assert 200 == answer.status
+    assert {"deleted": 0, "freed": 0, "left": 0, "reason": ""}.items() <= answer.json().items()
+    answer = await lists.ask("POST", "/v1/store/collect", b'{"all": true}')
+    check(answer, "POST", 400, "InvalidError")
+
+
 async def a_session(lists: Lists) -> str:
     """A session that runs a cell."""
     session_id = new_id("se")

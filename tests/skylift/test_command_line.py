@@ -10,6 +10,7 @@ from sdk_gateway import FakeGateway
 
 import skylift
 from skylift.cli import main
+from skylift.http import Http
 
 SCRIPT = """
 import skylift
@@ -78,3 +79,24 @@ def test_the_token_is_not_there_yet(
     monkeypatch.setenv("SKYLIFT_HOME", str(tmp_path))
     assert 1 == main(["token"])
     assert f"{tmp_path / 'token'} is made when the gateway first starts" in capsys.readouterr().err
+
+
+def test_garbage_is_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {"deleted": 3, "freed": 2_500_000, "used": 7, "young": 1, "left": 2, "reason": "time was over"}
+    asked: list[object] = []
+
+    def post(_http: Http, path: str, _timeout: float, body: object = None) -> object:
+        asked.append((path, body))
+        return answer
+
+    monkeypatch.setattr(Http, "post", post)
+    monkeypatch.setenv("SKYLIFT_GATEWAY_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("SKYLIFT_TOKEN", "t")
+    assert 0 == main(["store", "collect", "--dry-run"])
+    assert [("/v1/store/collect", {"dry_run": True})] == asked
+    assert (
+        "3 blobs (2.5 MB) would be deleted, 7 are needed, 1 are not but are younger than a day\n"
+        "2 are left: time was over\n"
+    ) == capsys.readouterr().out
