@@ -8,17 +8,22 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 
 
-def surplus(folders: tuple[Path, ...], in_use: Container[str], budget: int) -> Iterator[Path]:
+def surplus(
+    growing: Path, fixed: Path, sizes: dict[Path, int], in_use: Container[str], budget: int
+) -> Iterator[Path]:
     """What should be removed, the least recently used first, so that no more than `budget` bytes are taken.
 
-    Each of `folders` has one folder for each layer, named after it. What is in use counts and stays.
+    Both folders have one folder for each layer, named after it. Those in `fixed` do not change, and `sizes`
+    remembers how large they are: they may have very many files. What is in use counts and stays.
     """
     found: list[tuple[float, int, Path]] = []
-    for folder in folders:
-        with contextlib.suppress(FileNotFoundError):
-            found += [
-                (path.stat().st_mtime, _taken(path), path) for path in folder.iterdir() if path.is_dir()
-            ]
+    with contextlib.suppress(FileNotFoundError):
+        found += [(path.stat().st_mtime, _taken(path), path) for path in growing.iterdir()]
+    with contextlib.suppress(FileNotFoundError):
+        for path in fixed.iterdir():
+            if path not in sizes:
+                sizes[path] = _taken(path)
+            found.append((path.stat().st_mtime, sizes[path], path))
     total = sum(size for _, size, _ in found)
     for _, size, path in sorted(found):
         if total <= budget:
