@@ -17,8 +17,8 @@ from skylift.wire import ImageDefinition, ImageSpec
 if TYPE_CHECKING:
     from skylift.client import Client
 
-LOOK_AGAIN = 1.0
-"""Seconds after which local files are looked at again, also in the same cell."""
+LOOK_AGAIN = 0.02
+"""Seconds after which local files are looked at again in the same cell; more where looking takes long."""
 
 
 class Chain:

@@ -100,11 +100,14 @@ class Build:
 
     port: ClientPort
     message: BuildImage
+    printed: int = 0
 
     def say(self, text: str = "", step: int = 0, **what: Any) -> None:
         """Tells how it goes."""
         steps = self.message.image.steps
         what.setdefault("label", steps[step].label)
+        what.setdefault("at", self.printed)
+        self.printed += len(text)
         self.port.send(
             BuildOutput(build_id=self.message.build_id, step=step, steps=len(steps), text=text, **what)
         )
