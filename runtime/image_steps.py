@@ -184,7 +184,11 @@ class StepMaker:
         )
         began = time.time()
         async with self._held(image) as below:
-            binds = await asyncio.to_thread(self._inputs, plan.folder, step, network, ImageTree(below))
+            try:
+                binds = await _thread(self._inputs, plan.folder, step, network, ImageTree(below))
+            except BaseException:
+                remove_folder(plan.folder)
+                raise
             plan = msgspec.structs.replace(plan, binds=tuple(binds))
             if len(step.commands) == 1:
                 self._log.text(f"$ {step.commands[0]}\n")
@@ -247,7 +251,9 @@ class StepMaker:
             raise BuildError(str(error)) from error
         if layer is None:
             return image
-        return msgspec.structs.replace(image, layers=(*image.layers, layer.id))
+        # An overlay cannot have a layer twice. The upper one says all that the lower one said.
+        below_it = (each for each in image.layers if each != layer.id)
+        return msgspec.structs.replace(image, layers=(*below_it, layer.id))
 
     def _plan(self, image: ImageSpec, command: list[str], **more: Any) -> ContainerPlan:
         container_id = new_id("co")
@@ -301,11 +307,13 @@ class StepMaker:
         """The files of an image's layers, lowest first."""
         layers = self._services.isolation.layers
         assert layers is not None
-        folders = await _thread(layers.acquire, image.layers)
+        acquiring = asyncio.ensure_future(asyncio.to_thread(layers.acquire, image.layers))
         try:
-            yield folders
+            yield await asyncio.shield(acquiring)
         finally:
-            await _thread(lambda: layers.release(image.layers, mapped=False))
+            await asyncio.wait([acquiring])
+            if acquiring.exception() is None:
+                await _thread(lambda: layers.release(image.layers, mapped=False))
 
     @contextlib.asynccontextmanager
     async def _folder(self) -> AsyncIterator[Path]:

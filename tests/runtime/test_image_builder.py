@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tarfile
 from pathlib import Path
 
@@ -21,6 +22,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(300)]
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a store that has the base; the tests of this module share it."""
     return home_with_base(tmp_path_factory.mktemp("images") / "home")
+
+
+def command_lines() -> list[str]:
+    """Of all processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_text(errors="replace"))
+    return found
 
 
 def mount_table() -> str:
@@ -206,6 +216,17 @@ class TestFailures:
             return built.problem
 
         assert "The build was cancelled." == on_site(home, body)
+
+    def test_a_bootstrap_that_is_cancelled(self, home: Path) -> None:
+        async def body(site: Site) -> None:
+            build = site.begin(BASE, generation=2)
+            await site.said(build, "apt-get update")
+            site.cancel(build)
+            assert "The build was cancelled." == (await site.ended(build)).problem
+            site.nothing_left()
+            assert [] == [line for line in command_lines() if str(site.folder) in line]
+
+        on_site(home, body)
 
     def test_a_shell_that_is_not_there(self, home: Path) -> None:
         async def body(site: Site) -> str:
