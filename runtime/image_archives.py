@@ -6,8 +6,10 @@ is looked up in the image, and what is written is in a new folder that has only 
 
 from __future__ import annotations
 
+import fnmatch
 import io
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -181,20 +183,46 @@ Copied = Callable[[int], int]
 def copy_from(
     source: ImageTree, path: str, target: str, layer: Path, image: Sequence[Path], own_id: Copied
 ) -> None:
-    """Copy a file or a folder's content of another image into a new layer, as ``COPY --from=`` does.
+    """Copy files or folders' content of another image into a new layer, as ``COPY --from=`` does.
 
     Owners are kept (`own_id` gives the image's for this host's). Raises `BuildError` and OSError.
     """
     new = LayerFolder(layer, image)
     try:
-        start = source.resolve(path)
+        paths = _matches(source, path)
+        for each in paths:
+            if len(paths) > 1 and not target.endswith("/"):
+                raise BuildError(f"{path} is several files, so the target is a folder: write {target}/.")
+            _copy_one(source, each, target, new, own_id)
     except TreePathError as error:
         raise BuildError(str(error)) from error
-    found = source.find(start)
-    if found is None:
+    if not paths:
         raise BuildError(f"The other image has no {path}.")
+
+
+def _matches(source: ImageTree, path: str) -> list[PurePosixPath]:
+    """What a path with wildcards means in an image."""
+    found = [PurePosixPath("/")]
+    for part in PurePosixPath(path).parts[1:]:
+        if re.search(r"[*?\[]", part):
+            pattern = part.replace("[^", "[!")
+            found = [
+                folder / name
+                for folder in found
+                for name in source.names(source.resolve(folder))
+                if fnmatch.fnmatchcase(name, pattern)
+            ]
+        else:
+            found = [folder / part for folder in found]
+    return [each for each in found if source.find(source.resolve(each)) is not None]
+
+
+def _copy_one(source: ImageTree, path: PurePosixPath, target: str, new: LayerFolder, own_id: Copied) -> None:
+    start = source.resolve(path)
+    found = source.find(start)
+    assert found is not None
     if not found.is_dir():
-        end = PurePosixPath(target, start.name) if target.endswith("/") else PurePosixPath(target)
+        end = PurePosixPath(target, path.name) if target.endswith("/") else PurePosixPath(target)
         _copy(found, new.place(end), own_id)
         return
     new.folder(PurePosixPath(target))

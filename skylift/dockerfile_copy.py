@@ -100,11 +100,6 @@ class Copying:
     def _from_image(self, sources: Sequence[str], path: str, into: bool) -> None:
         image = self._image(self._from)
         for source in sources:
-            if re.search(r"[*?\[]", source):
-                self._instruction.refuse(
-                    f"{source}: with --from, files are named without wildcards; name the folder that they "
-                    "are in"
-                )
             self._state.add(
                 CopyFrom(
                     image=image,

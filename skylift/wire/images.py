@@ -89,7 +89,7 @@ class CopyFrom(Step, frozen=True, kw_only=True, tag="copy_from"):
 
     image: ImageDefinition
     source: str
-    """Of a folder, its content is copied."""
+    """Absolute, with the wildcards of a Dockerfile. Of a folder, its content is copied."""
     target: str
     """As in `AddFiles`; a file goes into it where it ends with ``/``, and else gets this name."""
 

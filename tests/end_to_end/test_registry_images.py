@@ -105,6 +105,7 @@ EOF
 FROM $BASE
 ENV PATH=/opt/bin:$PATH
 COPY --from=build /out ./got/
+COPY --from=build /o?t/m*[^x] /sbin/t*uch /data/more/
 WORKDIR sub
 COPY src .
 COPY --chmod=755 <<end /opt/bin/hello
@@ -120,11 +121,13 @@ RUN hello > said; env > env
         build_args={"WHAT": "all"},
         add_python=this_python(),
     )
-    seen = run_in(image, "/data/got/inner/made", "/data/got", "/data/sub", "/data/sub/said", "/opt/bin/hello")
+    paths = ("/data/got/inner/made", "/data/got", "/data/more", "/data/sub", "/data/sub/said")
+    seen = run_in(image, *paths, "/opt/bin/hello")
     assert seen["PATH"] == "/opt/bin:/usr/local/bin:/usr/bin"
     assert seen["folder"] == "/data/sub"
     assert seen["/data/got/inner/made"] == ("all of yes\n", 0, "0o644")
     assert seen["/data/got"] == ["inner", "more"]
+    assert seen["/data/more"] == ["more", "touch"]
     assert seen["/data/sub"] == ["env", "main.txt", "said"]
     assert seen["/data/sub/said"] == ("hello\n", 0, "0o644")
     assert seen["/opt/bin/hello"] == ("#!/bin/sh\necho hello\n", 0, "0o755")

@@ -126,6 +126,49 @@ class TestSteps:
 
         assert (0, "made\n7 8\n") == on_site(home, body)
 
+    def test_files_of_another_image_with_wildcards(self, home: Path) -> None:
+        async def body(site: Site) -> tuple[str, str, tuple[int, str]]:
+            other = ImageDefinition(steps=(BASE, run("mkdir /out && touch /out/a1 /out/a2 /out/b")))
+            several = await site.build(BASE, CopyFrom(image=other, source="/out/a?", target="/in"))
+            nothing = await site.build(BASE, CopyFrom(image=other, source="/out/[^ab]*", target="/in/"))
+            built = await site.build(BASE, CopyFrom(image=other, source="/out/a?", target="/in/"))
+            return several.problem, nothing.problem, await site.run(built.image, "ls", "/in")
+
+        several, nothing, there = on_site(home, body)
+        assert several.endswith("/out/a? is several files, so the target is a folder: write /in/.")
+        assert nothing.endswith("The other image has no /out/[^ab]*.")
+        assert (0, "a1\na2\n") == there
+
+    def test_a_file_in_the_place_of_a_folder(self, home: Path) -> None:
+        async def body(site: Site) -> str:
+            files = AddFiles(target="/", archives=(site.archive({"usr": b""}),))
+            return (await site.build(BASE, files)).problem
+
+        said = (
+            "/usr is a folder in the image, and would be replaced by a file. Where the file is to go into it"
+        )
+        assert said in on_site(home, body)
+
+    def test_folders_and_variables_that_refer_to_what_is_there(self, home: Path) -> None:
+        async def body(site: Site) -> tuple[int, str]:
+            built = await site.build(
+                BASE,
+                Configure(workdir="/a"),
+                Configure(workdir="b", env={"X": "1"}),
+                Configure(env={"X": "<${X}$$${NONE}>", "Y": "${X}"}, expand=True),
+                AddFiles(target="c", archives=()),
+            )
+            return await site.run(built.image, "sh", "-c", "pwd; ls; echo $X $Y")
+
+        assert (0, "/a/b\nc\n<1$> 1\n") == on_site(home, body)
+
+    def test_a_layer_that_an_earlier_one_is_equal_to(self, home: Path) -> None:
+        async def body(site: Site) -> tuple[int, str]:
+            built = await site.build(BASE, run("echo 1 >/one"), run("rm /one"), run("echo 1 >/one"))
+            return await site.run(built.image, "cat", "/one")
+
+        assert (0, "1\n") == on_site(home, body)
+
     def test_python_packages_come_from_where_the_host_has_them(self, home: Path) -> None:
         async def body(site: Site) -> tuple[int, str]:
             built = await site.build(BASE, run("python -m pip install six", pip=True))

@@ -291,7 +291,6 @@ def test_an_entry_point_forgets_the_command_of_the_base() -> None:
         ("COPY --chown=app x /y", "--chown=app is not supported: files belong to root"),
         ("COPY --chmod=u+x x /y", "write a number, as --chmod=755"),
         ("COPY --parents x /y", "--parents is not supported"),
-        ("COPY --from=z /*.jar /y/", "with --from, files are named without wildcards"),
         ("COPY --from=z --chmod=755 /x /y", "RUN chmod afterwards"),
         ("COPY a b /y", "the target is a folder: write /y/"),
         ("ADD https://example.org/x /y", "RUN curl -fsSLO https://example.org/x"),
