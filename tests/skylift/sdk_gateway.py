@@ -156,6 +156,9 @@ class FakeControl(ControlPlane):
         self.turned_away = 0
         """How often a wrong token was shown."""
 
+    async def blob_asked_for(self, blob: str) -> None:
+        pass
+
     # --- clients ---------------------------------------------------------------------------------
 
     def authenticate(self, token: str) -> str | None:

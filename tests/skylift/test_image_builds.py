@@ -206,9 +206,9 @@ def test_another_python_is_found_before_anything_is_built(gateway: FakeGateway, 
     with pytest.raises(VersionError) as caught:
         double.remote(1)
     assert str(caught.value) == (
-        f"<lambda>: this is Python {HERE} and its image has Python {OTHER}: code that is sent from "
-        f"one cannot run in the other. Use Image.debian_slim(python_version='{HERE}'), or add_python='{HERE}' with "
-        f"Image.from_registry; or run this notebook under Python {OTHER}"
+        f"<lambda>: this is Python {HERE} and its image has Python {OTHER}: code that is sent from one "
+        f"cannot run in the other. Use Image.debian_slim(python_version='{HERE}'), or add_python='{HERE}' "
+        f"with Image.from_registry; or run this notebook under Python {OTHER}"
     )
     with pytest.raises(VersionError, match=rf"^session s: this is Python {HERE} and its image has"):
         _ = Session(image=Image.debian_slim(OTHER), name="s").spec
