@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +65,7 @@ def pull_image(
     username: str = "",
     password: str = "",
     platform: str = "",
-    plain_http: bool | None = None,
+    plain_http: Collection[str] = (),
     told: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     cancelled: threading.Event | None = None,
@@ -73,10 +73,10 @@ def pull_image(
     """Pull an image, or find it pulled, and put its layers in the store. As root; call it in a thread.
 
     `scratch` (by default the system's temporary folder) needs room for all compressed layers, and for one
-    that is unpacked, twice. `platform` is ``"linux/arm64"``, or "" for this machine's. `plain_http` speaks to
-    the registry without TLS; None does so only where it is on this machine. `told` hears lines for people,
-    `progress` the bytes of layers that came, and of all; both from several threads. Where `cancelled` is set,
-    it ends soon.
+    that is unpacked, twice. `platform` is ``"linux/arm64"``, or "" for this machine's. Registries in
+    `plain_http` (``"registry.lan:5000"``), and those on this machine's loopback, are spoken to without TLS.
+    `told` hears lines for people, `progress` the bytes of layers that came, and of all; both from several
+    threads. Where `cancelled` is set, it ends soon.
 
     Who keeps what was pulled holds a lease on the store meanwhile. Raises `OciError`, and what `build_layer`
     raises.
@@ -86,7 +86,11 @@ def pull_image(
     if os.geteuid():
         raise OciError(f"{parsed} can only be unpacked by root, to whom its files belong.")
     registry = Registry(
-        parsed, username=username, password=password, plain_http=plain_http, cancelled=cancelled
+        parsed,
+        username=username,
+        password=password,
+        plain_http=True if parsed.registry in plain_http else None,
+        cancelled=cancelled,
     )
     try:
         digest, manifest = registry.image(wanted)

@@ -135,6 +135,7 @@ class Host:
             opened.names,
             isolation,
             self._link.send,
+            settings.plain_http_registries,
         )
         self._asides: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()

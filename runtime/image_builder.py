@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import msgspec
@@ -50,14 +50,17 @@ class ImageBuilder:
         names: Names,
         isolation: Isolation,
         send: Callable[[BuildOutput | BuildEnded], None],
+        plain_http: Collection[str] = (),
     ) -> None:
-        """`folder` is for what becomes layers, `containers` for containers' folders."""
+        """`folder` is for what becomes layers, `containers` for containers' folders; `plain_http` are
+        registries that are spoken to without TLS."""
         self._folder = folder
         self._containers = containers
         self._store = store
         self._names = names
         self._isolation = isolation
         self._send = send
+        self._plain_http = plain_http
         self._builds: dict[str, asyncio.Task[None]] = {}
         self._steps: dict[str, asyncio.Lock] = {}
 
@@ -119,6 +122,7 @@ class ImageBuilder:
                 isolation=self._isolation,
                 containers=self._containers,
                 scratch=self._folder,
+                plain_http=self._plain_http,
                 image_of=lambda other: self._other_image(other, progress, at),
             ),
             progress,

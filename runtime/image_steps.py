@@ -11,7 +11,7 @@ import shlex
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,6 +68,8 @@ class StepServices(msgspec.Struct, frozen=True, kw_only=True):
     """The folder of containers' folders."""
     scratch: Path
     """For what becomes a layer."""
+    plain_http: Collection[str]
+    """Registries that are spoken to without TLS."""
     image_of: Callable[[ImageDefinition], Awaitable[ImageSpec]]
     """Builds another image."""
 
@@ -140,6 +142,7 @@ class StepMaker:
                         password=step.password,
                         told=lambda line: self._log.text(f"{line}\n"),
                         progress=self._log.moved,
+                        plain_http=self._services.plain_http,
                         cancelled=cancelled,
                     ),
                     stop=cancelled.set,

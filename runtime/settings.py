@@ -71,6 +71,9 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ``$SKYLIFT_HOME``."""
     layer_cache: int = 32768
     """MiB of this host's disk for layers of images of which nothing runs; the least recently used ones go."""
+    plain_http_registries: tuple[str, ...] = ()
+    """``"registry.lan:5000"``: registries of images that are spoken to without TLS; beside these, only those
+    of this machine are."""
     snapshots: str = ""
     """Folder of the snapshots, which several hosts may share; "" is ``snapshots`` in ``$SKYLIFT_HOME``."""
     snapshot_store: int = 16384

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import stat
 import subprocess
 import tarfile
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import urllib3
 import zstandard
@@ -217,6 +219,7 @@ class Asked(NamedTuple):
     path: str
     query: str
     headers: dict[str, str]
+    host: str
 
 
 class Answer(NamedTuple):
@@ -232,7 +235,7 @@ class Answer(NamedTuple):
 class FakeRegistry:
     """Serves images from memory; what `before` answers to a request goes out in place of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.asked: list[Asked] = []
         self.before: Callable[[Asked], Answer | None] = lambda asked: None
         self._content: dict[str, tuple[bytes, str]] = {}
@@ -242,8 +245,12 @@ class FakeRegistry:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                path, _, query = self.path.partition("?")
-                asked = Asked(path, query, {name.lower(): value for name, value in self.headers.items()})
+                # Of a proxy, the whole URL is asked for.
+                place = urlsplit(self.path)
+                path, query = place.path, place.query
+                host = place.netloc or self.headers["Host"]
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                asked = Asked(path, query, headers, host)
                 outer.asked.append(asked)
                 answer = outer.before(asked) or outer.usual(asked)
                 self.send_response(answer.status)
@@ -266,6 +273,8 @@ class FakeRegistry:
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()

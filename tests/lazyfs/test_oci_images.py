@@ -233,6 +233,16 @@ def test_layers_that_are_equal_or_empty(fake: FakeRegistry, place: Place, tmp_pa
         assert (root / "etc" / "conf").read_text() == "again"
 
 
+def test_a_registry_without_tls_elsewhere(
+    fake: FakeRegistry, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.push("it", PushedImage(BASE), "latest")
+    monkeypatch.setenv("http_proxy", f"http://{fake.host}")
+    pulled = place.pull("registry.lan:5000/it", plain_http=["registry.lan:5000"])
+    assert len(pulled.layers) == 1
+    assert {asked.host for asked in fake.asked} == {"registry.lan:5000"}
+
+
 def test_an_image_of_nothing(fake: FakeRegistry, place: Place) -> None:
     fake.push("it", PushedImage(), "latest")
     assert place.pull(f"{fake.host}/it").layers == ()

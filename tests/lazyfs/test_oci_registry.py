@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import base64
+import datetime
+import ipaddress
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from oci_setup import Answer, Asked, FakeRegistry, PushedImage, PushedLayer, archive, digest_of, entry, index
 
 from skylift.lazyfs import oci_http
@@ -326,6 +332,64 @@ def test_only_this_machine_is_asked_without_tls() -> None:
     reference = parse_reference("registry.lan:5000/x")
     assert Registry(reference).http.origin == "https://registry.lan:5000"
     assert Registry(reference, plain_http=True).http.origin == "http://registry.lan:5000"
+
+
+def test_a_proxy(fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("http_proxy", f"http://{fake.host}")
+    monkeypatch.setenv("no_proxy", "elsewhere.lan")
+    reference = parse_reference("registry.lan:5000/it:1")
+    assert pulled(Registry(reference, plain_http=True), tmp_path) == LAYER.blob
+    assert {asked.host for asked in fake.asked} == {"registry.lan:5000"}
+    fake.asked.clear()
+    pulled(opened(fake), tmp_path)  # this machine is asked without it
+    assert {asked.host for asked in fake.asked} == {fake.host}
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """One for this machine, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    registry = FakeRegistry(context)
+    try:
+        registry.push("it", IMAGE, "1")
+        with pytest.raises(OciUnreachableError) as error:
+            opened(registry, plain_http=False).image(AMD64)
+        said = f"{registry.host} has no certificate that this machine trusts: "
+        assert said in str(error.value)
+        assert registry.asked == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+        assert pulled(opened(registry, plain_http=False), tmp_path) == LAYER.blob
+    finally:
+        registry.close()
 
 
 def test_it_can_be_cancelled(fake: FakeRegistry) -> None:
