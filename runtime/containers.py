@@ -123,7 +123,7 @@ class Container:
         self._path_seconds = 0.0
         self._folder = services.folder / command.container_id
         """Another one, where it is forked."""
-        self._link = RunnerLink(self._socket_folder(), self._folder, self)
+        self._link = RunnerLink(self._folder / "run", self._folder, self)
         self._token = command.token
         self._proxy = GatewayProxy(self._link.folder, GATEWAY_SOCKET, services.gateway)
         self.work = ContainerWork(

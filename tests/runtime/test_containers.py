@@ -6,8 +6,10 @@ import atexit
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from fake_gateway import FakeGateway
-from host_process import HostProcess, local_image, session_spec, spec
+from host_process import HostProcess, local_image, running_host, session_spec, spec
 
 from skylift.wire import CallLost, FunctionSpec, GpuRequest, ImageSpec, MountSpec
 
@@ -265,3 +267,20 @@ def seeing(folder: Path, **changes: object) -> ImageSpec:
     """The tests' image, with one folder more."""
     image = local_image()
     return msgspec.structs.replace(image, mounts=(*image.mounts, MountSpec(path=str(folder))), **changes)
+
+
+def test_folders_of_sockets_elsewhere_go_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A path that is too long for a socket's address; a container's own folder is below it.
+    home = tmp_path / ("long" * 25)
+    elsewhere = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
+    monkeypatch.setenv("TMPDIR", str(elsewhere))
+    try:
+        with running_host(home, "process") as (_, gateway):
+            container = gateway.start(spec())
+            assert 1 == gateway.finish(gateway.call(container, abs, -1)).result
+            assert 1 == len(list(elsewhere.glob("skylift-*")))
+            gateway.stop(container)
+            gateway.exited(container)
+            assert [] == list(elsewhere.glob("skylift-*"))
+    finally:
+        shutil.rmtree(elsewhere)
