@@ -11,6 +11,7 @@ _VOLUME = r"/v1/volumes/([^/]+)"
 ROUTES: list[tuple[str, type[Handler]]] = [
     (r"/v1/volumes", volumes.VolumesHandler),
     (_VOLUME, volumes.OneVolumeHandler),
+    (_VOLUME + "/name", volumes.NameHandler),
     (_VOLUME + "/entries", EntriesHandler),
     (_VOLUME + "/entry", volumes.EntryHandler),
     (_VOLUME + "/file", FileHandler),

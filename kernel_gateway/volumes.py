@@ -201,6 +201,17 @@ class OneVolumeHandler(VolumeHandler):
         self.set_status(204)
 
 
+class NameHandler(VolumeHandler):
+    """``POST /v1/volumes/NAME/name``."""
+
+    async def post(self, name: str) -> None:
+        """Give it the name `name` of the form: 409 where another volume has that."""
+        new = self.text_of("name")
+        if self.container_id:
+            raise self.beyond_scope(f"rename volumes ({name})")
+        self.reply(await self.run(lambda: self.volumes().rename(name, new).info()))
+
+
 class EntryHandler(VolumeHandler):
     """``GET /v1/volumes/NAME/entry``."""
 

@@ -85,6 +85,24 @@ class Volumes:
                         continue  # deleted just now
         return found
 
+    def rename(self, name: str, new: str) -> Volume:
+        """Give a volume another name. Raises `VolumeNotFoundError` and `VolumeExistsError`.
+
+        Who is killed in the middle leaves it with both names.
+        """
+        _check_volume_name(name)
+        _check_volume_name(new)
+        with explaining(f"Volume {name!r}", "renaming it"):
+            raw = self._names.get(self._key(name))
+            if not raw or self._find(name) is None:
+                raise VolumeNotFoundError(name)
+            taken = self._names.get(self._key(new))
+            if taken != raw and (taken or not self._names.swap(self._key(new), taken, raw)):
+                raise VolumeExistsError(new)
+            if name != new:
+                self._names.swap(self._key(name), raw, b"")
+            return self._volume(new, raw.decode())
+
     def delete(self, name: str, *, missing_ok: bool = False) -> None:
         """Delete a volume with all its versions. Raises `VolumeNotFoundError` unless `missing_ok`.
 
@@ -98,7 +116,8 @@ class Volumes:
                 if missing_ok:
                     return
                 raise VolumeNotFoundError(name)
-            self._names.delete(head_name(raw.decode()))
+            if raw not in {self._names.get(key) for key in self._names.under("volume-names")}:
+                self._names.delete(head_name(raw.decode()))
 
     def tidy(self) -> int:
         """Remove what was left of volumes by whoever was killed while making or deleting one; how many.

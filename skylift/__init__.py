@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from skylift.function_call import FunctionCall as FunctionCall
     from skylift.image import Image as Image
     from skylift.retries import Retries as Retries
+    from skylift.volume import Volume as Volume
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ _HOME = {
     "FunctionCall": "function_call",
     "Image": "image",
     "Retries": "retries",
+    "Volume": "volume",
     "current_function_call_id": "context",
     "current_input_id": "context",
     "enable_output": "context",
@@ -61,7 +63,7 @@ _HOME = {
 _MODULES = {"exceptions": "exceptions", "exception": "exceptions"}
 _NOT_BUILT = frozenset(
     """
-    CloudBucketMount Cron Dict Period Queue Sandbox Secret Volume
+    CloudBucketMount Cron Dict Period Queue Sandbox Secret
     asgi_app batched concurrent fastapi_endpoint forward web_server wsgi_app
     """.split()  # noqa: SIM905
 )

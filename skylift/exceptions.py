@@ -2,8 +2,12 @@
 
 Error
 ├── InvalidError                  a wrong argument, option or use; found before anything runs
-├── NotFoundError                 no such call, session, blob, GPU
+├── NotFoundError                 no such call, session, blob, GPU, volume
+│   └── PathNotFoundError         nothing there in a volume          (also a FileNotFoundError)
 ├── AlreadyExistsError
+│   └── PathExistsError           something is there in a volume     (also a FileExistsError)
+├── PathIsDirectoryError          a file of a volume was wanted      (also an IsADirectoryError)
+├── PathNotDirectoryError         a directory of one was wanted      (also a NotADirectoryError)
 ├── ConflictError                 someone else has it, or it changed meanwhile
 ├── AuthError                     wrong or missing token
 ├── PermissionDeniedError         known, but not allowed
@@ -43,6 +47,10 @@ __all__ = [
     "InvalidError",
     "NotFoundError",
     "OutputExpiredError",
+    "PathExistsError",
+    "PathIsDirectoryError",
+    "PathNotDirectoryError",
+    "PathNotFoundError",
     "PermissionDeniedError",
     "RemoteError",
     "ResourceExhaustedError",
@@ -66,6 +74,22 @@ class NotFoundError(Error):
 
 class AlreadyExistsError(Error):
     """What was to be made exists."""
+
+
+class PathNotFoundError(NotFoundError, FileNotFoundError):
+    """There is nothing at that path of a volume."""
+
+
+class PathExistsError(AlreadyExistsError, FileExistsError):
+    """There is something at that path of a volume."""
+
+
+class PathIsDirectoryError(Error, IsADirectoryError):
+    """There is a directory of a volume where a file was wanted."""
+
+
+class PathNotDirectoryError(Error, NotADirectoryError):
+    """There is a file of a volume where a directory was wanted."""
 
 
 class ConflictError(Error):

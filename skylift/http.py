@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 from blake3 import blake3
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 _TIMEOUT = 60.0
 
+Query: TypeAlias = Sequence[tuple[str, str | bytes]]
+"""Of a URL; bytes are sent as they are."""
+
 
 class Http:
     """HTTP requests to one gateway, from any thread."""
@@ -32,7 +36,7 @@ class Http:
     def get(self, path: str, **query: str | int | float) -> Any:
         """The JSON that ``GET path`` answers with. Raises the error that the gateway names, or
         `exceptions.ConnectionError` when it does not answer."""
-        fields = {name: str(value) for name, value in query.items()}
+        fields = [(name, str(value)) for name, value in query.items()]
         return json.loads(self._request("GET", path, fields=fields).data or b"null")
 
     def delete(self, path: str) -> bool:
@@ -44,6 +48,38 @@ class Http:
         sent again where no answer comes. Raises as `get` does."""
         data = None if body is None else json.dumps(body).encode()
         return json.loads(self._request("POST", path, body=data, timeout=timeout).data or b"null")
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query = (),
+        body: bytes | None = None,
+        kind: str = "",
+        accept: tuple[int, ...] = (),
+        again: bool = True,
+    ) -> tuple[int, bytes]:
+        """Status and body of the answer to a request whose body is of that content type. Raises as `get`
+        does, but not for statuses in `accept`. With `again` it is sent again where no answer comes."""
+        headers = {"Content-Type": kind} if kind else {}
+        response = self._request(
+            method,
+            path,
+            body=body,
+            fields=query,
+            accept=accept,
+            headers=headers,
+            timeout=None if again else _TIMEOUT,
+        )
+        return response.status, response.data
+
+    def stream(
+        self, path: str, query: Query = (), headers: Mapping[str, str] | None = None
+    ) -> urllib3.BaseHTTPResponse:
+        """The answer to ``GET path``, whose body is still to be read; closing it lets go of the connection.
+        Raises as `get` does."""
+        return self._request("GET", path, fields=query, headers=headers or {}, preload=False)
 
     def payload(self, data: bytes) -> Payload:
         """Bytes as they travel: inline where they are small, else by their hash, put into the store once."""
@@ -89,9 +125,11 @@ class Http:
         path: str,
         *,
         body: bytes | None = None,
-        fields: dict[str, str] | None = None,
+        fields: Query = (),
         accept: tuple[int, ...] = (),
         timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        preload: bool = True,
     ) -> urllib3.BaseHTTPResponse:
         import urllib3
 
@@ -104,7 +142,7 @@ class Http:
             from urllib.parse import urlencode
 
             url += "?" + urlencode(fields)
-        headers = {"Authorization": f"Bearer {self._gateway.token}"}
+        headers = {"Authorization": f"Bearer {self._gateway.token}", **(headers or {})}
         try:
             response = self._pool.request(
                 method,
@@ -120,6 +158,7 @@ class Http:
                     allowed_methods=None,
                 ),
                 timeout=_TIMEOUT if timeout is None else timeout,
+                preload_content=preload,
             )
         except urllib3.exceptions.HTTPError as error:
             raise exceptions.ConnectionError(

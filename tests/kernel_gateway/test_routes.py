@@ -38,7 +38,10 @@ OPEN_TO_CONTAINERS = {
     *((method, "/v1/volumes/data") for method in ("GET", "PUT", "DELETE")),
     *(("GET", f"/v1/volumes/data/{what}") for what in ("entries", "entry", "file", "history")),
     ("HEAD", "/v1/volumes/data/file"),
-    *(("POST", f"/v1/volumes/data/{what}") for what in ("commits", "copy", "remove", "rename", "restore")),
+    *(
+        ("POST", f"/v1/volumes/data/{what}")
+        for what in ("commits", "copy", "name", "remove", "rename", "restore")
+    ),
 }
 
 

@@ -86,6 +86,26 @@ async def test_volumes_are_made_listed_and_deleted(served: Served) -> None:
     assert "There is no volume 'data'." in problem(gone).message
 
 
+async def test_a_volume_gets_another_name(served: Served, volume: Volume) -> None:
+    await form(served, "/v1/volumes", "name=other")
+    taken = await form(served, "/v1/volumes/data/name", "name=other")
+    check(taken, "POST", 409, "AlreadyExistsError")
+    renamed = await form(served, "/v1/volumes/data/name", "name=better")
+    assert (200, "better", volume.volume_id) == (
+        renamed.status,
+        renamed.json()["name"],
+        renamed.json()["volume_id"],
+    )
+    assert ["better", "other"] == [row["name"] for row in (await ask(served, "GET", "/v1/volumes")).json()]
+    gone = await form(served, "/v1/volumes/data/name", "name=again")
+    check(gone, "POST", 404, "NotFoundError")
+    refused = await ask(
+        served, "POST", "/v1/volumes/better/name", CONTAINER_TOKEN, body="name=x", Content_Type=FORM
+    )
+    check(refused, "POST", 403, "PermissionDeniedError")
+    assert "Code in a container cannot rename volumes (better)." in problem(refused).message
+
+
 async def test_a_name_that_cannot_be(served: Served) -> None:
     answer = await ask(served, "PUT", "/v1/volumes/%20data")
     check(answer, "PUT", 400, "InvalidError")

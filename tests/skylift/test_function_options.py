@@ -205,8 +205,8 @@ def test_retries_are_checked() -> None:
 
 
 def test_names_that_are_not_built_say_so() -> None:
-    with pytest.raises(InvalidError, match=r"skylift\.Volume\.from_name is not built yet"):
-        skylift.Volume.from_name("data")
+    with pytest.raises(InvalidError, match=r"skylift\.Queue\.from_name is not built yet"):
+        skylift.Queue.from_name("jobs")
     with pytest.raises(InvalidError, match=r"skylift\.concurrent is not built yet"):
         skylift.concurrent(max_inputs=4)
     with pytest.raises(InvalidError, match=r"Image\.micromamba is not built yet"):
