@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -105,3 +108,56 @@ def test_functions_and_sessions_of_an_image(gateway: RunningGateway) -> None:
     said = "".join(item.data.decode() for item in run if getattr(item, "kind", "") == "output")
     assert "six abab\n" in said
     session.stop()
+
+
+def test_the_environment_without_its_files(gateway: RunningGateway, tmp_path: Path) -> None:
+    """In another process, whose environment is small, as it would be on another machine."""
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    packages = next((venv / "lib").glob("python*")) / "site-packages"
+    here = Path(next(entry for entry in sys.path if entry.endswith("site-packages")))
+    for name in NEEDED:
+        for found in [*here.glob(f"{name}"), *here.glob(f"{name}-*.dist-info"), *here.glob(f"{name}*.so")]:
+            copy = shutil.copytree if found.is_dir() else shutil.copy2
+            copy(found, packages / found.name)
+    house = Path(skylift.__file__).parents[1] / "build" / "house" / "skylift"
+    shutil.copytree(house, packages / "skylift", symlinks=False)
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "helpers_of_mine.py").write_text("def triple(x):\n    return 3 * x\n")
+    (project / "script.py").write_text(SCRIPT)
+    ended = subprocess.run(
+        [str(venv / "bin" / "python"), "script.py"],
+        cwd=project,
+        env={**os.environ, "SKYLIFT_GATEWAY_URL": gateway.url, "SKYLIFT_TOKEN": gateway.token},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert f"9 {project}/helpers_of_mine.py {packages}/msgspec/__init__.py True\n" == ended.stdout
+
+
+NEEDED = ("blake3", "cloudpickle", "msgspec", "urllib3", "websockets", "IPython", "zstandard")
+
+SCRIPT = """
+import helpers_of_mine
+import skylift
+
+app = skylift.App("portable", image=skylift.Image.from_environment(portable=True))
+
+
+@app.function()
+def look(x):
+    import os
+
+    import msgspec
+
+    return helpers_of_mine.triple(x), helpers_of_mine.__file__, msgspec.__file__, not os.path.exists("/work")
+
+
+if __name__ == "__main__":
+    with app.run():
+        print(*look.remote(3))
+"""
