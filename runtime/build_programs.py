@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--ipc", "--uts")
 """Before a command: what it mounts and starts ends with it, also when it is killed."""
+
+_END_SECONDS = 10.0
 
 Told = Callable[[str], None]
 """Gets what is printed."""
@@ -49,5 +52,25 @@ async def run_told(command: Sequence[str], tell: Told, *, env: Mapping[str, str]
         return await process.wait()
     finally:
         if process.returncode is None:
-            process.kill()
-            await process.wait()
+            await asyncio.shield(asyncio.ensure_future(_end(process)))
+
+
+def _children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        return [int(child) for child in file.read().split()]
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kill a program of `NAMESPACES` by the first process in there: so its parent is there to wait for it,
+    and it does not stay a zombie of ours."""
+    try:
+        children = _children(process.pid)
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        if children:
+            await asyncio.wait_for(process.wait(), _END_SECONDS)
+    except (OSError, asyncio.TimeoutError):
+        pass
+    if process.returncode is None:
+        process.kill()
+        await process.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,12 @@ def command_lines() -> list[str]:
         with contextlib.suppress(OSError):
             found.append(path.read_text(errors="replace"))
     return found
+
+
+def own_children() -> list[str]:
+    """Names of the processes that this thread has started or inherited, dead ones too."""
+    pids = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids]
 
 
 def mount_table() -> str:
@@ -268,6 +275,7 @@ class TestFailures:
             assert "The build was cancelled." == (await site.ended(build)).problem
             site.nothing_left()
             assert [] == [line for line in command_lines() if str(site.folder) in line]
+            assert "mmdebstrap" not in own_children()
 
         on_site(home, body)
 
