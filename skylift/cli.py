@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from skylift import __version__
+from skylift.cli_volumes import add_volume_commands
 from skylift.exceptions import Error, InvalidError
 from skylift.gateway_process import find_gateway, gateway_pid, is_gateway, running_gateway, skylift_home
 
@@ -73,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     collect = actions.add_parser("collect", help="free what no image, volume or call needs; it happens daily")
     collect.add_argument("--dry-run", action="store_true", help="only say how much that is")
     collect.set_defaults(command=_store_collect)
+
+    add_volume_commands(commands)
 
     commands.add_parser("token", help="print this user's token").set_defaults(command=_token)
     commands.add_parser("version", help="print the version").set_defaults(command=_version)
