@@ -80,6 +80,7 @@ from skylift.wire import (
     Refused,
     Shutdown,
     Welcome,
+    machine_id,
     new_id,
 )
 
@@ -291,7 +292,8 @@ class ControlPlane:
         registry.ports[id(port)] = client
         if port.container_id:
             self._nesting.entered(client, port.container_id)
-        port.send(Welcome(gateway_id=self.gateway_id, version=VERSION))
+        machines = {machine_id(), *(host.facts.machine for host in registry.hosts.values())}
+        port.send(Welcome(gateway_id=self.gateway_id, version=VERSION, machines=tuple(sorted(machines))))
 
     def client_message(self, port: ClientPort, message: ClientMessage) -> None:
         """Never raises for bad input: answers `Refused`."""

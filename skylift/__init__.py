@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from skylift.context import interact as interact
     from skylift.context import is_local as is_local
     from skylift.exceptions import Error as Error
+    from skylift.file_patterns import FilePatternMatcher as FilePatternMatcher
     from skylift.function import Function as Function
     from skylift.function_call import FunctionCall as FunctionCall
     from skylift.image import Image as Image
@@ -45,6 +46,7 @@ _HOME = {
     "App": "app",
     "Cls": "cls",
     "Error": "exceptions",
+    "FilePatternMatcher": "file_patterns",
     "Function": "function",
     "FunctionCall": "function_call",
     "Image": "image",

@@ -105,9 +105,11 @@ class _ChangedError(Exception):
 def _groups(files: Sequence[LocalFile]) -> list[list[LocalFile]]:
     """What goes into one archive: files of one folder at the top; a large one by itself."""
     groups: dict[tuple[str, str], list[LocalFile]] = {}
+    folders = {file.path.partition("/")[0] for file in files if "/" in file.path}
     for file in files:
-        top, slash, _ = file.path.partition("/")
-        key = ("file", file.path) if _size(file) > OWN_ARCHIVE else ("folder", top if slash else "")
+        top = file.path.partition("/")[0]
+        key = ("folder", top if top in folders else "")
+        key = ("file", file.path) if _size(file) > OWN_ARCHIVE else key
         groups.setdefault(key, []).append(file)
     return list(groups.values())
 

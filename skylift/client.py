@@ -69,6 +69,8 @@ class Client:
         self.client_id = new_id("cl")
         self._token = container_token()
         self.gateway_id = ""
+        self.elsewhere = False
+        """Whether no host shares this machine's files, as far as the gateway knew at the last connect."""
         self._gateway: Gateway | None = None
         self._http: Http | None = None
         self._connect_lock = threading.Lock()
@@ -288,6 +290,7 @@ class Client:
         if answer.gateway_id != self.gateway_id and self._http is not None:
             self._http.forget_blobs()
         self.gateway_id = answer.gateway_id
+        self.elsewhere = bool(answer.machines) and machine_id() not in answer.machines
         return connection, messages[1:]
 
     def _start_reader(self, connection: Connection | None, messages: list[bytes]) -> None:

@@ -19,6 +19,7 @@ from skylift.image_imports import Imports
 from skylift.image_parts import Dockerfile, Fixed, Part, known_python
 from skylift.image_steps import FORCE_NUMBER, ImageSteps, refuse_gpu, secret_values
 from skylift.inside import container_spec
+from skylift.portable_environment import PortableEnvironment, check_portable
 from skylift.preload import worth_importing
 from skylift.waiting import Waiter
 from skylift.wire import FromDebian, FromRegistry, FromScratch, ImageDefinition, ImageSpec
@@ -65,6 +66,7 @@ class Image(ImageSteps, metaclass=_ImageType):
     _environment: Environment | None
     _fixed: ImageSpec | None
     _chain: Chain | None
+    _elsewhere: Chain | None
     _imports: frozenset[str]
     """What is imported in its `imports` blocks."""
 
@@ -77,18 +79,25 @@ class Image(ImageSteps, metaclass=_ImageType):
     # --- what it begins with ---------------------------------------------------------------------
 
     @classmethod
-    def from_environment(cls) -> Image:
+    def from_environment(cls, *, portable: bool | None = None) -> Image:
         """The environment that this process runs in: its Python version, packages and local modules.
 
         The container sees them read-only, at the same paths (see `skylift.environment` for which folders).
         What is installed or edited later is seen by containers that start later, and running ones of an
         older environment are not used for new calls.
 
+        Where no host shares this machine's files, an image is built of them: the packages and local modules,
+        at the same paths, on a small Debian with the same Python. + `portable=True` does so in any case, and
+        so does adding steps: ``Image.from_environment().apt_install("ffmpeg")``.
+
         In a container it is the environment that the container was made from.
         """
         spec = container_spec()
         if spec is not None:
             return cls._from_spec(spec.image)
+        if portable:
+            check_portable()
+            return cls._made(chain=Chain((PortableEnvironment(),)))
         return cls._made(environment=Environment())
 
     @classmethod
@@ -211,6 +220,7 @@ class Image(ImageSteps, metaclass=_ImageType):
         image._environment = environment
         image._fixed = fixed
         image._chain = chain
+        image._elsewhere = None
         image._imports = imports
         return image
 
@@ -230,10 +240,13 @@ class Image(ImageSteps, metaclass=_ImageType):
     def _then(self, *parts: Part) -> Image:
         chain = self._chain
         if chain is None:
-            raise InvalidError(
-                f"{parts[0].label.partition(' ')[0]}: Image.from_environment() has what is installed here: "
-                "install it here, or begin with Image.debian_slim()"
-            )
+            if self._environment is None:
+                raise InvalidError(
+                    f"{parts[0].label.partition(' ')[0]}: in a container nothing can be added to the "
+                    "environment that it was made from; begin with Image.debian_slim()"
+                )
+            check_portable()
+            chain = self._portable()
         return Image._made(chain=chain.then(parts), imports=self._imports)
 
     def _note_imports(self, names: Iterable[str]) -> None:
@@ -251,7 +264,17 @@ class Image(ImageSteps, metaclass=_ImageType):
         """
         if self._chain is not None:
             return await self._chain.with_source(modules).built(waiter, client, moment)
+        if self._environment is not None and client.elsewhere:
+            return await self._portable().built(waiter, client, moment)
         return self._spec(moment)
+
+    def _portable(self) -> Chain:
+        """The environment for hosts that do not share this machine's files."""
+        with _noting:
+            if self._elsewhere is None:
+                assert self._environment is not None
+                self._elsewhere = Chain((PortableEnvironment(self._environment),))
+            return self._elsewhere
 
     @property
     def _python(self) -> str:

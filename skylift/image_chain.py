@@ -11,6 +11,7 @@ from skylift.archives import Packer
 from skylift.exceptions import InvalidError, NotFoundError
 from skylift.image_builds import BuildView, built_image, known_image
 from skylift.image_parts import NOT_PYTHON, Fixed, Part, PythonSource, Steps
+from skylift.portable_environment import PortableEnvironment
 from skylift.waiting import BLOCKING, Waiter
 from skylift.wire import ImageDefinition, ImageSpec
 
@@ -69,7 +70,7 @@ class Chain:
 
     def with_source(self, modules: tuple[str, ...]) -> Chain:
         """With the source of modules that are not installed here; the same chain for the same ones."""
-        if not modules:
+        if not modules or isinstance(self.parts[0], PortableEnvironment):
             return self
         chain = self._with_source.get(modules)
         if chain is None:

@@ -240,7 +240,9 @@ def module_sources(module: str, where: str) -> list[tuple[str, Path]]:
 def known_python(parts: Sequence[Part]) -> str:
     """The minor version of Python that an image will have, where that is certain: ``"3.11"``, else ""."""
     first = parts[0]
-    step = first.step if isinstance(first, Fixed) else None
+    if not isinstance(first, Fixed):
+        return str(getattr(first, "python", ""))
+    step = first.step
     if isinstance(step, FromDebian):
         return step.python
     return step.add_python if isinstance(step, FromRegistry) else ""

@@ -30,11 +30,14 @@ class LocalFile(NamedTuple):
     """What it is a link to, in place of what `source` is one to."""
 
 
-def listed(root: Path, ignore: Callable[[Path], bool], where: str) -> list[LocalFile]:
+def listed(
+    root: Path, ignore: Callable[[Path], bool], where: str, *, skip_special: bool = False
+) -> list[LocalFile]:
     """All that is in a folder, or a single file as itself (with an empty path), in a fixed order.
 
     Links that lead to something in the folder stay links, and so do those that lead nowhere; of others, what
-    they lead to is taken. Raises `InvalidError`, beginning with `where`, for what cannot be read or copied.
+    they lead to is taken. Raises `InvalidError`, beginning with `where`, for what cannot be read or copied;
+    with `skip_special` that is left out.
     """
     try:
         real = root.resolve(strict=True)
@@ -44,7 +47,7 @@ def listed(root: Path, ignore: Callable[[Path], bool], where: str) -> list[Local
         raise InvalidError(f"{where}: there is no {str(root)!r} here (in {os.getcwd()})") from None
     except (OSError, RuntimeError) as error:
         raise InvalidError(f"{where}: {error}") from None
-    lister = _Lister(real, ignore, where)
+    lister = _Lister(real, ignore, where, skip_special)
     try:
         lister.folder(real, "", (os.path.realpath(real),))
     except OSError as error:
@@ -69,10 +72,11 @@ def stamp(files: Iterable[LocalFile]) -> tuple[object, ...]:
 
 
 class _Lister:
-    def __init__(self, root: Path, ignore: Callable[[Path], bool], where: str) -> None:
+    def __init__(self, root: Path, ignore: Callable[[Path], bool], where: str, skip_special: bool) -> None:
         self._root = str(root)
         self._ignore = ignore
         self._where = where
+        self._skip_special = skip_special
         self.found: list[LocalFile] = []
 
     def folder(self, folder: Path, prefix: str, above: tuple[str, ...]) -> None:
@@ -99,6 +103,8 @@ class _Lister:
         if stat.S_ISDIR(mode):
             self._folder(source, path, above)
         elif not self._ignore(Path(path)):
+            if self._skip_special and not (stat.S_ISREG(mode) and os.access(source, os.R_OK)):
+                return
             self._take(LocalFile(path, _plain(source, self._where)))
 
     def _folder(self, source: Path, path: str, above: tuple[str, ...]) -> None:

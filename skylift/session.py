@@ -279,7 +279,7 @@ class Session:
     def _image(self) -> ImageSpec:
         """Built, where that has not been done yet."""
         image = self._options.image or default_image()
-        if image._chain is None:
+        if image._chain is None and not Client.current().elsewhere:
             return image._spec()
         what = f"session {self.name or self.session_id}"
         check_python(image._python, what, by_value=True)

@@ -156,6 +156,8 @@ class Welcome(Message, frozen=True, kw_only=True):
     gateway_id: str
     version: str
     max_frame: int = MAX_FRAME
+    machines: tuple[str, ...] = ()
+    """`machine_id` of the gateway and of its hosts: those whose files containers can be shown."""
 
 
 class Accepted(Message, frozen=True, kw_only=True):

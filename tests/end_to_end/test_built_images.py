@@ -120,8 +120,11 @@ def test_the_environment_without_its_files(gateway: RunningGateway, tmp_path: Pa
         for found in [*here.glob(f"{name}"), *here.glob(f"{name}-*.dist-info"), *here.glob(f"{name}*.so")]:
             copy = shutil.copytree if found.is_dir() else shutil.copy2
             copy(found, packages / found.name)
-    house = Path(skylift.__file__).parents[1] / "build" / "house" / "skylift"
-    shutil.copytree(house, packages / "skylift", symlinks=False)
+    root = Path(__file__).parents[2]
+    subprocess.run(
+        [sys.executable, str(root / "scripts" / "house.py")], check=True, stdout=subprocess.DEVNULL
+    )
+    shutil.copytree(root / "build" / "house" / "skylift", packages / "skylift", symlinks=False)
     project = tmp_path / "project"
     project.mkdir()
     (project / "helpers_of_mine.py").write_text("def triple(x):\n    return 3 * x\n")

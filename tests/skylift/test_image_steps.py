@@ -112,10 +112,6 @@ def test_beginnings() -> None:
         (lambda: base().poetry_install_from_file("x"), r"^Image\.poetry_install_from_file is not built yet"),
         (lambda: Image.nonsense(), r"type object 'Image' has no attribute 'nonsense'"),
         (lambda: base().nonsense(), r"'Image' object has no attribute 'nonsense'"),
-        (
-            lambda: Image.from_environment().pip_install("x"),
-            r"^pip_install: Image\.from_environment\(\) has what is installed here: install it here",
-        ),
     ],
 )
 def test_beginnings_that_cannot_be(make: Callable[[], object], message: str) -> None:
