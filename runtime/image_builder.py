@@ -8,6 +8,7 @@ steps made, and nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Collection
@@ -16,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from skylift.lazyfs.image_records import read_image, read_step, still_there, write_image, write_step
+from skylift.lazyfs.leases import Lease
 from skylift.lazyfs.names import Names
 from skylift.lazyfs.store import Store, StoreError
 from skylift.runtime.build_error import BuildError, build_problem
@@ -138,10 +140,7 @@ class ImageBuilder:
                 continue
             async with self._steps.setdefault(key, asyncio.Lock()):
                 known = await asyncio.to_thread(self._there, read_step, key)
-                image = known or await maker.make(step, image)
-                if known is None:
-                    image = msgspec.structs.replace(image, fingerprint=key)
-                    await asyncio.to_thread(write_step, self._names, key, image)
+                image = known or await self._make(maker, step, key, image)
             progress.end("cached" if known is not None else "done")
         if final is not None:
             return final
@@ -149,6 +148,20 @@ class ImageBuilder:
             image = await maker.probed(image)
         image = msgspec.structs.replace(image, fingerprint=keys[-1])
         await asyncio.to_thread(write_image, self._names, keys[-1], image)
+        return image
+
+    async def _make(self, maker: StepMaker, step: ImageStep, key: str, image: ImageSpec) -> ImageSpec:
+        """What a step makes, remembered under its key."""
+        # Until it is, nothing but the lease keeps its chunks from whoever collects garbage.
+        lease = await asyncio.to_thread(Lease, self._names, "build of an image")
+        try:
+            with lease.renewed_meanwhile():
+                image = msgspec.structs.replace(await maker.make(step, image), fingerprint=key)
+            await asyncio.to_thread(lease.renew)
+            await asyncio.to_thread(write_step, self._names, key, image)
+        finally:
+            with contextlib.suppress(OSError):
+                lease.end()
         return image
 
     async def _other_image(self, definition: ImageDefinition, progress: BuildLog, at: Place) -> ImageSpec:

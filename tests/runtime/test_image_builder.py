@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from image_setup import BASE, Site, home_with_base, on_site
 
 from skylift.lazyfs.image_records import read_image
+from skylift.lazyfs.leases import live_leases
 from skylift.runtime.isolation import StartError
 from skylift.wire import ImageSpec
 from skylift.wire.images import AddFiles, Configure, CopyFrom, FromScratch, ImageDefinition, RunCommands
@@ -260,9 +262,13 @@ class TestFailures:
         async def body(site: Site) -> str:
             build = site.begin(BASE, run("echo begun; sleep 1000"))
             await site.said(build, "begun")
+            # What it puts in the store belongs to nothing yet: no collector may take it.
+            (lease,) = live_leases(site.names, time.time())
+            assert ("build of an image", True) == (lease.what, lease.writing)
             site.cancel(build)
             built = await site.ended(build)
             site.nothing_left()
+            assert [] == live_leases(site.names, time.time())
             return built.problem
 
         assert "The build was cancelled." == on_site(home, body)
