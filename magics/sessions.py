@@ -53,6 +53,12 @@ class NotebookSessions:
         if known is None:
             return self._new(name, options, namespace)
         _check_same(known, options)
+        if options.image and _image(options.image, namespace) != known.session.image:
+            raise InvalidError(
+                f"%%gpu: session {known.name} was started with what {options.image} was then, and it is another "
+                f"image now. Another --name makes a second session beside it; %gpu stop {known.name} ends it, "
+                "and its variables are gone."
+            )
         return known
 
     def keep(self, known: NotebookSession) -> None:
@@ -147,7 +153,7 @@ def _image(variable: str, namespace: Mapping[str, Any]) -> Image:
     if not isinstance(image, Image):
         raise InvalidError(
             f"%%gpu: --image {variable}: {variable} is a {type(image).__name__}, and an Image is wanted, "
-            "such as Image.from_environment()"
+            "such as Image.debian_slim().pip_install('numpy')"
         )
     return image
 

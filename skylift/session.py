@@ -19,7 +19,7 @@ from skylift.cell_envelope import Pickled, envelope, pickled
 from skylift.cell_run import CellItem, CellRun
 from skylift.client import Client
 from skylift.exceptions import InvalidError, NotFoundError, SerializationError
-from skylift.image import default_image
+from skylift.image import Image, default_image
 from skylift.image_checks import check_built, check_python
 from skylift.local_modules import in_notebook, local_modules
 from skylift.options import check_options
@@ -119,6 +119,11 @@ class Session:
     def spec(self) -> FunctionSpec:
         """What the container is made of (the environment is looked at on first use)."""
         return self._defined().spec
+
+    @property
+    def image(self) -> Image:
+        """What its container holds."""
+        return self._options.image or default_image()
 
     @property
     def container(self) -> ContainerInfo | None:
@@ -278,7 +283,7 @@ class Session:
 
     def _image(self) -> ImageSpec:
         """Built, where that has not been done yet."""
-        image = self._options.image or default_image()
+        image = self.image
         if image._chain is None and not Client.current().elsewhere:
             return image._spec()
         what = f"session {self.name or self.session_id}"

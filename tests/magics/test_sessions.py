@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from skylift import Image
 from skylift.exceptions import InvalidError
 from skylift.magics.options import parse_line
 from skylift.magics.sessions import NotebookSession, NotebookSessions
@@ -104,6 +105,18 @@ def test_an_unknown_session_names_those_there_are(sessions: NotebookSessions) ->
     for_line(sessions, "H100 --name train")
     with pytest.raises(InvalidError, match=r"no session 'trian'; did you mean train\? Known: train"):
         sessions.find("trian")
+
+
+def test_a_session_keeps_its_image(sessions: NotebookSessions) -> None:
+    img = Image.debian_slim().pip_install("numpy")
+    options = parse_line("H100 --image img")
+    known = sessions.for_cell(options, {"img": img})
+    assert img is known.session.image
+    sessions.keep(known)
+    assert known is sessions.for_cell(options, {"img": Image.debian_slim().pip_install("numpy")})
+    assert "session H100 was started with what img was then, and it is another image now" in refusal(
+        sessions, "H100 --image img", img=img.pip_install("torch")
+    )
 
 
 def test_an_image_is_a_variable_that_holds_one(sessions: NotebookSessions) -> None:
