@@ -6,21 +6,24 @@ import asyncio
 import logging
 import queue
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from blake3 import blake3
 from tornado.iostream import StreamClosedError
 
 from skylift.kernel_gateway.handler import Handler, RequestError
-from skylift.lazyfs.store import BlobMissingError, Store, StoreFullError
-from skylift.wire import MAX_BLOB
+from skylift.lazyfs.store import BlobMissingError, Store, StoreError, StoreFullError
+from skylift.wire import MAX_BLOB, Problem
 
 UPLOADS = 8
 """That are written at once; further ones wait for their turn."""
 
 STALL_SECONDS = 60.0
 """An upload of which nothing comes for so long is dropped."""
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +141,8 @@ class BlobHandler(Handler):
             self.refuse(RequestError(507, str(error)))
         elif isinstance(error, TimeoutError):
             self.refuse(RequestError(408, f"The upload was given up: {error}. Send it again."), at_once=True)
+        elif isinstance(error, StoreError):
+            self.refuse(unreachable(error))
         elif error is not None:
             log.error("An upload failed.", exc_info=error)
             self.refuse(RequestError(500, f"The store cannot keep the blob: {error}."))
@@ -145,18 +150,19 @@ class BlobHandler(Handler):
     async def head(self, blob: str) -> None:
         """200 with its size, or 404."""
         await self.gateway.control.blob_asked_for(blob)
-        self._announce(blob, self._size(blob))
+        self._announce(blob, await self._read(lambda: self.gateway.store.size(blob)))
 
     async def get(self, blob: str) -> None:
         """The bytes; with ``Range: bytes=from-to`` only these, so that a broken download can go on."""
-        size = self._size(blob)
+        size = await self._read(lambda: self.gateway.store.size(blob))
         first, last = wanted_range(self.request.headers.get("Range", ""), size, "This blob")
+        file = await self._read(lambda: self.gateway.store.path(blob).open("rb", buffering=0))
         self._announce(blob, last + 1 - first)
         if (first, last) != (0, size - 1):
             self.set_status(206)
             self.set_header("Content-Range", f"bytes {first}-{last}/{size}")
         loop, readers = asyncio.get_running_loop(), self.gateway.blobs.readers
-        with self.gateway.store.path(blob).open("rb", buffering=0) as file:
+        with file:
             file.seek(first)
             left = last + 1 - first
             try:
@@ -186,17 +192,27 @@ class BlobHandler(Handler):
             self._holds_turn = False
             self.gateway.blobs.upload_turn.release()
 
-    def _size(self, blob: str) -> int:
+    async def _read(self, work: Callable[[], T]) -> T:
+        """Do it in a thread: a store may be far away."""
         try:
-            return self.gateway.store.size(blob)
+            return await asyncio.get_running_loop().run_in_executor(self.gateway.blobs.readers, work)
         except BlobMissingError as error:
             raise RequestError(404, str(error)) from None
+        except StoreError as error:
+            raise unreachable(error) from error
 
     def _announce(self, blob: str, length: int) -> None:
         self.set_header("Content-Type", "application/octet-stream")
         self.set_header("Content-Length", str(length))
         self.set_header("Accept-Ranges", "bytes")
         self.set_header("ETag", f'"{blob}"')
+
+
+def unreachable(error: StoreError) -> RequestError:
+    """The answer where the store does not do what was asked."""
+    refusal = RequestError(503, str(error))
+    refusal.problem = Problem(error="ConnectionError", message=str(error))
+    return refusal
 
 
 def wanted_range(header: str, size: int, what: str) -> tuple[int, int]:

@@ -14,6 +14,8 @@ from skylift.kernel_gateway.host_socket import HostServer
 from skylift.kernel_gateway.outbox import Outbox
 from skylift.kernel_gateway.server import GatewayApplication, GatewayServer
 from skylift.lazyfs.open_store import open_store
+from skylift.lazyfs.remembered_sizes import RememberedSizes
+from skylift.lazyfs.store import LocalStore
 
 STORE_CACHE = "gateway-cache"
 """In front of a store that is far away; the host has its own."""
@@ -33,6 +35,8 @@ class Gateway:
         self._settings = settings
         outbox = Outbox(asyncio.get_running_loop())
         store, names = open_store(settings.host.store, home.folder, cache=home.folder / STORE_CACHE)
+        if not isinstance(store, LocalStore):
+            store = RememberedSizes(store)  # the control plane asks on the event loop
         self._database = Database(home.folder / DATABASE_FILE, backlog_limit=settings.gateway.log_backlog)
         self.control = ControlPlane(settings, self._database, store, [LocalEngine(settings)], names)
         self._hosts = HostServer(home.folder, self.control, outbox)

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from skylift.kernel_gateway.blobs import unreachable
 from skylift.kernel_gateway.handler import Handler, RequestError
 from skylift.kernel_gateway.volume_answers import VolumeRequestError, entry_row, version_row, volume_problem
 from skylift.lazyfs.chunked import ChunkedFormatError
@@ -80,7 +81,7 @@ class VolumeThreads:
         except StoreFullError as error:
             raise RequestError(507, str(error)) from error
         except StoreError as error:
-            raise RequestError(503, f"The store does not answer: {error}") from error
+            raise unreachable(error) from error
 
     def close(self) -> None:
         """Wait for no one: what is under way is all done, or not at all."""

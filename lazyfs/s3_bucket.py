@@ -28,7 +28,9 @@ _ATTEMPTS = 6
 _FIRST_WAIT = 0.2
 _LONGEST_WAIT = 5.0
 _CONNECT_SECONDS = 10
-_READ_SECONDS = 60
+_READ_SECONDS = 30
+_PATIENCE = 25.0
+"""Seconds after which a request is not tried again, so that who waits for it hears of it within a minute."""
 _LATER_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _LATER_CODES = frozenset(
     {
@@ -103,6 +105,7 @@ class Bucket:
         connections: int = 32,
         path_style: bool | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
         profile: str | None = None,
     ) -> None:
         """`prefix` comes before every key, with a slash between. `endpoint` is a URL; None is AWS.
@@ -127,6 +130,7 @@ class Bucket:
         self.endpoint = endpoint
         self.region = region
         self._sleep = sleep
+        self._clock = clock
         self._seen = False
         """The bucket itself is there: an answer said so."""
         self._conditions = True
@@ -184,9 +188,11 @@ class Bucket:
 
         method = getattr(self._client, operation)
         last: Exception | None = None
-        for attempt in range(_ATTEMPTS):
+        since, attempt = self._clock(), 0
+        while attempt < _ATTEMPTS and self._clock() - since < _PATIENCE:
             if last is not None:
                 self._sleep(_wait(attempt, last))
+            attempt += 1
             try:
                 result = read(method(Bucket=self.name, **arguments))
             except ClientError as error:
@@ -201,7 +207,7 @@ class Bucket:
                 self._seen = True
                 return result
         assert last is not None
-        raise self._unreachable(last) from last
+        raise self._unreachable(last, attempt) from last
 
     def write_once(self, operation: str, **arguments: Any) -> bool:
         """A write that leaves what is there already as it is, where the service can do that.
@@ -304,17 +310,17 @@ class Bucket:
             )
         return BucketError(f"The bucket {self.where} cannot be used: {_sentence(error)}.", self.name)
 
-    def _unreachable(self, error: Exception) -> BucketUnreachableError:
+    def _unreachable(self, error: Exception, attempts: int) -> BucketUnreachableError:
         response = getattr(error, "response", None)
         if response is not None:
             what = response.get("Error", {}).get("Code") or response["ResponseMetadata"]["HTTPStatusCode"]
             return BucketUnreachableError(
-                f"The bucket {self.where} answered {what} {_ATTEMPTS} times. It is overloaded or down; try "
+                f"The bucket {self.where} answered {what} {attempts} times. It is overloaded or down; try "
                 "again later.",
                 self.name,
             )
         return BucketUnreachableError(
-            f"The bucket {self.where} cannot be reached ({_sentence(error)}), tried {_ATTEMPTS} times. Look "
+            f"The bucket {self.where} cannot be reached ({_sentence(error)}), tried {attempts} times. Look "
             "at the network of this machine and at the endpoint in the store's URL.",
             self.name,
         )

@@ -93,8 +93,8 @@ class Host:
         self._endings: deque[ContainerChanged] = deque(maxlen=_ENDINGS_KEPT)
         """Containers that ended while there was no gateway to tell."""
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="store")
-        store = LocalStore(home / "store")
-        self._codes = CodeCache(store, LocalStore(home / "host" / "code"))
+        opened = open_store(settings.store, home, cache=home / "host" / "store-cache")
+        self._codes = CodeCache(opened.store, LocalStore(home / "host" / "code"))
         self._link = GatewayLink(home, self)
         self._templates = Templates(
             TemplateServices(
@@ -116,7 +116,7 @@ class Host:
             isolation=isolation,
             gpus=gpus,
             work=WorkServices(
-                store=store,
+                store=opened.store,
                 codes=self._codes,
                 threads=self._threads,
                 grace=Grace(timeout=settings.timeout_grace, cancel=settings.cancel_grace),
@@ -127,7 +127,6 @@ class Host:
             sessions=self._sessions,
             worked=self._container_worked,
         )
-        opened = open_store(settings.store, home, cache=home / "host" / "store-cache")
         self._builder = ImageBuilder(
             home / "host" / "builds",
             home / "host" / "containers",

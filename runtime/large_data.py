@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skylift.lazyfs.store import Store, StoreFullError
+from skylift.lazyfs.store import Store, StoreError, StoreFullError
 from skylift.runtime.deaths import error_event
 from skylift.wire import INLINE_LIMIT, Event, Problem
 
@@ -34,8 +34,8 @@ def has_large(raw: RawEvents, payload: memoryview) -> bool:
 def store_large(raw: RawEvents, payload: memoryview, store: Store) -> tuple[list[Event], bool]:
     """The events of a runner's frame, with large data put into the store. Blocks.
 
-    Where the store is full, an error stands in the place of the event that did not fit, and the second value
-    is False; only for an input of a map do the events after it still count.
+    Where the store is full or does not answer, an error stands in the place of the event that was lost, and
+    the second value is False; only for an input of a map do the events after it still count.
     """
     events: list[Event] = []
     start = 0
@@ -51,10 +51,10 @@ def store_large(raw: RawEvents, payload: memoryview, store: Store) -> tuple[list
             continue
         try:
             events.append(Event(kind, meta, b"", store.put(data)))
-        except StoreFullError as error:
+        except StoreError as error:
             stored = False
             problem = Problem(
-                error="ResourceExhaustedError",
+                error="ResourceExhaustedError" if isinstance(error, StoreFullError) else "ConnectionError",
                 message=f"A {_NAMES.get(kind, kind)} of {length:,} bytes could not be kept. {error}",
             )
             events.append(error_event(problem, meta.get("index", -1)))

@@ -285,7 +285,7 @@ class ContainerWork:
                 self._finished()
             else:
                 # The code there cannot know that its item was lost, and must not go on as if it were not.
-                death = cancelled(self._spec, "the store is full")
+                death = cancelled(self._spec, "its data could not be kept")
                 self._ask_to_end(task, "cancel", death.problem.message, -1)
                 self._watch.escalate(self._services.grace.cancel, death)
         self._link.resume("store")
