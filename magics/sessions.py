@@ -55,9 +55,9 @@ class NotebookSessions:
         _check_same(known, options)
         if options.image and _image(options.image, namespace) != known.session.image:
             raise InvalidError(
-                f"%%gpu: session {known.name} was started with what {options.image} was then, and it is another "
-                f"image now. Another --name makes a second session beside it; %gpu stop {known.name} ends it, "
-                "and its variables are gone."
+                f"%%gpu: session {known.name} was started with what {options.image} was then, and it is "
+                f"another image now. Another --name makes a second session beside it; %gpu stop {known.name} "
+                "ends it, and its variables are gone."
             )
         return known
 

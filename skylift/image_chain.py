@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from skylift.archives import Packer
 from skylift.exceptions import InvalidError, NotFoundError
 from skylift.image_builds import BuildView, built_image, known_image
-from skylift.image_parts import NOT_PYTHON, Fixed, Part, PythonSource, Steps
+from skylift.image_parts import NOT_PYTHON, Fixed, Part, PythonSource, Steps, sdk_packages
+from skylift.local_modules import SDK
 from skylift.portable_environment import PortableEnvironment
 from skylift.waiting import BLOCKING, Waiter
 from skylift.wire import ImageDefinition, ImageSpec
@@ -74,9 +75,13 @@ class Chain:
             return self
         chain = self._with_source.get(modules)
         if chain is None:
-            label = f"source of {', '.join(modules)}"
-            part = PythonSource(label, modules, True, NOT_PYTHON)
-            chain = self._with_source[modules] = Chain((*self.parts, part), self.generation)
+            parts = list(self.parts)
+            if SDK in modules:
+                # Before what is added last: an edited file installs nothing anew.
+                last = next((number for number, part in enumerate(parts) if part.late), len(parts))
+                parts.insert(last, sdk_packages())
+            parts.append(PythonSource(f"source of {', '.join(modules)}", modules, True, NOT_PYTHON))
+            chain = self._with_source[modules] = Chain(tuple(parts), self.generation)
         return chain
 
     def definition(self) -> ImageDefinition:

@@ -19,6 +19,15 @@ else:
 INPUTS = "/run/skylift/build"
 """Where commands find the inputs of their step."""
 
+SDK_NEEDS = (
+    "blake3>=1.0,<2",
+    "cloudpickle>=3.1,<4",
+    "msgspec>=0.20,<1",
+    "urllib3>=2.2,<3",
+    "websockets>=15,<18",
+)
+"""What Skylift's own part for notebooks needs, where code in a container uses it."""
+
 _UV = "/tmp/.skylift-uv"  # noqa: S108 (in the container that builds, which is alone)
 _TWO_PACKAGES = re.compile(r"[\w.\[\]-]+(\s+[\w.\[\]-]+)+")
 _APT_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*(:[a-z0-9-]+)?([=/]\S+)?")

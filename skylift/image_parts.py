@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from skylift.archives import Packer
 from skylift.dockerfile import parse_dockerfile
 from skylift.exceptions import InvalidError
 from skylift.file_patterns import FilePatternMatcher
+from skylift.image_packages import SDK_NEEDS, pip_install
 from skylift.local_files import LocalFile, listed, stamp
 from skylift.wire import AddFiles, Configure, FromDebian, FromRegistry, ImageStep, RunCommands
 
@@ -235,6 +237,12 @@ def module_sources(module: str, where: str) -> list[tuple[str, Path]]:
     if not spec.origin or not os.path.isfile(spec.origin):
         raise InvalidError(f"{where}: {module!r} is built into Python: it has no source to be added")
     return [(os.path.dirname(path) + "/" * ("/" in path) + os.path.basename(spec.origin), Path(spec.origin))]
+
+
+def sdk_packages() -> Fixed:
+    """What Skylift itself needs, where code in a container uses it, such as to call other functions."""
+    command = pip_install(" ".join(map(shlex.quote, SDK_NEEDS)), "")
+    return Fixed(RunCommands(commands=(command,), pip=True, label="what skylift needs in containers"))
 
 
 def known_python(parts: Sequence[Part]) -> str:

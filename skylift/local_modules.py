@@ -12,12 +12,15 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from skylift.captures import is_handle
 from skylift.environment import installed_folders
 
 _LARGEST = 8 * 1024 * 1024
 """Bytes. A larger pickle is mostly data, and is not looked through."""
 
-_OURS = frozenset({"skylift", "cloudpickle", "__main__", "__mp_main__", "builtins"})
+_NOT_TRAVELLING = frozenset({"cloudpickle", "__main__", "__mp_main__", "builtins"})
+SDK = "skylift"
+"""Goes along wherever code names it, installed or not: images do not have it."""
 
 
 def named_in(pickled: bytes) -> frozenset[str]:
@@ -47,7 +50,9 @@ def named_in(pickled: bytes) -> frozenset[str]:
 
 def in_notebook() -> frozenset[str]:
     """The modules of what the notebook or script has in its variables."""
-    return frozenset(_referred(sys.modules["__main__"]))
+    main = sys.modules["__main__"]
+    names = frozenset(name for name in _referred(main) if name.partition(".")[0] != SDK)
+    return names | {SDK} if any(is_handle(value) for value in list(vars(main).values())) else names
 
 
 def local_modules(names: Iterable[str]) -> tuple[str, ...]:
@@ -57,6 +62,8 @@ def local_modules(names: Iterable[str]) -> tuple[str, ...]:
     todo = [name.partition(".")[0] for name in names]
     while todo:
         name = todo.pop()
+        if name == SDK:
+            found.add(name)
         if name in found or not _is_local(name):
             continue
         found.add(name)
@@ -81,7 +88,7 @@ def _referred(module: types.ModuleType) -> Iterator[str]:
 
 
 def _is_local(name: str) -> bool:
-    if not name.isidentifier() or name in _OURS or name in sys.stdlib_module_names:
+    if not name.isidentifier() or name in _NOT_TRAVELLING or name in sys.stdlib_module_names:
         return False
     try:
         spec = importlib.util.find_spec(name)

@@ -102,6 +102,18 @@ def test_functions_and_sessions_of_an_image(gateway: RunningGateway) -> None:
         .uv_pip_install("six")
         .run_function(leave_a_file, args=("ab",), kwargs={"times": 2})
     )
+    app = App("nested", image=image)
+
+    @app.function()
+    def inner(x: int) -> int:
+        return x + 1
+
+    @app.function()
+    def outer(x: int) -> int:
+        return 10 * inner.remote(x)
+
+    with app.run():
+        assert 40 == outer.remote(3)
     session = Session(image=image, name="s")
     cell = "import six; print(six.__name__, open('/left').read())"
     run = session.run_cell(cell, filename="cell")

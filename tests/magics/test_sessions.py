@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from skylift import Image
 from skylift.exceptions import InvalidError
+from skylift.image import Image
 from skylift.magics.options import parse_line
 from skylift.magics.sessions import NotebookSession, NotebookSessions
 

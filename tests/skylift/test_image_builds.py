@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import pickle
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from skylift import App, Image
 from skylift.build_view import BuildView
 from skylift.exceptions import ImageBuildError, InvalidError, NotFoundError, VersionError
 from skylift.image_builds import forget_built
+from skylift.image_packages import SDK_NEEDS
 from skylift.session import Session
 from skylift.wire import AddFiles, BuildImage, BuildOutput, CancelBuild, Define, Problem, definition_keys
 
@@ -90,6 +93,30 @@ def test_a_session_in_an_image(gateway: FakeGateway) -> None:
     session = Session(image=image())
     assert "layers" == session.spec.image.kind
     assert 1 == len(asked(gateway))
+
+
+def test_code_that_uses_skylift_gets_it(gateway: FakeGateway, app: App, tmp_path: Path) -> None:
+    with_files = image().add_local_dir(tmp_path, "/x", ignore=["*"])
+    inner = app.function(image=with_files)(lambda x: x)
+    outer = app.function(image=with_files)(lambda x: (inner, x)[1])
+    assert 1 == inner.remote(1)
+    assert 2 == outer.remote(2)
+    first, second = asked(gateway)
+    assert ["debian_slim", "pip_install", "add_local_dir"] == [
+        step.label.partition(" ")[0] for step in first.image.steps
+    ]
+    assert "blake3" in second.image.steps[2].commands[0]  # type: ignore[union-attr]
+    assert ["add_local_dir", "source", "source"] == [
+        step.label.partition(" ")[0] for step in second.image.steps[3:]
+    ]
+
+
+def test_what_skylift_needs_is_what_it_says() -> None:
+    said = [line.partition(";")[0] for line in importlib.metadata.requires("skylift") or ()]
+    for need in SDK_NEEDS:
+        name, _, versions = need.partition(">=")
+        (found,) = (line for line in said if re.match(rf"{name}\b", line))
+        assert set(f">={versions}".split(",")) == set(found.removeprefix(name).split(","))
 
 
 def test_an_image_in_a_closure_is_the_same_image(gateway: FakeGateway, app: App) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import skylift
 from skylift.local_modules import in_notebook, local_modules, named_in
 from skylift.serialization import dumps
 
@@ -34,7 +35,8 @@ ALL = ("deep_of_ours", "of_ours", "pack_of_ours")
 
 
 def test_what_a_local_module_imports_comes_too(project: Any) -> None:
-    assert ALL == local_modules(["of_ours", "numpy", "json", "skylift.app", "no.such"])
+    assert ALL == local_modules(["of_ours", "numpy", "json", "no.such"])
+    assert (*ALL, "skylift") == local_modules(["of_ours", "skylift.app"])
     assert ("deep_of_ours",) == local_modules(["deep_of_ours"])
     assert () == local_modules(["numpy", "pytest", "json"])
 
@@ -58,4 +60,7 @@ def test_a_pickle_names_modules(project: Any) -> None:
 
 def test_the_notebooks_variables(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["__main__"], "work", project.work, raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "skylift", skylift, raising=False)
     assert ALL == local_modules(in_notebook())
+    monkeypatch.setattr(sys.modules["__main__"], "app", skylift.App("x"), raising=False)
+    assert (*ALL, "skylift") == local_modules(in_notebook())
