@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -37,12 +38,24 @@ _DEATHS_WITHIN = 30.0
 class Holder:
     """The FUSE connection, the control socket, and the worker that has both."""
 
-    def __init__(self, folder: Path, store: str, patience: float, home: Path, *, push: bool) -> None:
-        """Mounts ``folder/files``. Raises OSError."""
+    def __init__(
+        self,
+        folder: Path,
+        store: str,
+        patience: float,
+        home: Path,
+        *,
+        push: bool,
+        worker: str = "skylift.lazyfs.daemon_worker",
+        more: Sequence[str] = (),
+    ) -> None:
+        """Mounts ``folder/files``; `worker` is the module that answers there, `more` are arguments for it.
+        Raises OSError."""
         self._folder = folder
+        self._module = worker
         self._arguments = ["--folder", str(folder), "--store", store, "--patience", str(patience)]
         self._arguments += [] if push else ["--no-push"]
-        self._arguments += ["--home", str(home)]
+        self._arguments += ["--home", str(home), *more]
         self._asked_to_end = False
         self._worker: subprocess.Popen[bytes] | None = None
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -67,10 +80,10 @@ class Holder:
             if code == 0 or self._asked_to_end:
                 self._close()
                 return 0
-            log.error("The process that serves layers died (%s): starting another", code)
+            log.error("The process that serves files died (%s): starting another", code)
             deaths.append(time.monotonic())
             if len(deaths) == _MOST_DEATHS and deaths[-1] - deaths[0] < _DEATHS_WITHIN:
-                log.error("It died %d times in a row: reads of layers fail from now on", _MOST_DEATHS)
+                log.error("It died %d times in a row: reads fail from now on", _MOST_DEATHS)
                 self._close()
                 return 1
             self._start_worker(["--go-on"])
@@ -79,7 +92,7 @@ class Holder:
         passed = (self._connection, self._listening.fileno(), self._lock)
         self._worker = subprocess.Popen(
             [
-                *(sys.executable, "-m", "skylift.lazyfs.daemon_worker", *self._arguments),
+                *(sys.executable, "-m", self._module, *self._arguments),
                 *("--connection", str(passed[0]), "--listening", str(passed[1]), *more),
             ],
             pass_fds=passed,

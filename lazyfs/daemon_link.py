@@ -29,6 +29,10 @@ class DaemonError(StoreError):
 class LayerDaemon:
     """One host's daemon that serves layers. Thread-safe."""
 
+    module = "skylift.lazyfs.daemon"
+    what = "layers"
+    """That it serves, for people."""
+
     def __init__(
         self, folder: Path, store: str, *, home: Path | None = None, patience: float = 60, push: bool = True
     ) -> None:
@@ -57,10 +61,11 @@ class LayerDaemon:
             with self.log_file.open("ab") as log:
                 self._process = subprocess.Popen(
                     [
-                        *(sys.executable, "-m", "skylift.lazyfs.daemon", "--folder", str(self.folder)),
+                        *(sys.executable, "-m", self.module, "--folder", str(self.folder)),
                         *("--store", self._store, "--home", str(self._home)),
                         *("--patience", str(self._patience)),
                         *(() if self._push else ("--no-push",)),
+                        *self.arguments(),
                     ],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
@@ -72,7 +77,13 @@ class LayerDaemon:
                 said = stdout.readline()
             if said != b"ready\n":
                 self._process.wait()
-                raise DaemonError(f"Layers cannot be served on this host: {self._last_words()}")
+                raise DaemonError(
+                    f"{self.what.capitalize()} cannot be served on this host: {self._last_words()}"
+                )
+
+    def arguments(self) -> list[str]:
+        """Further ones of its command line."""
+        return []
 
     def stop(self) -> None:
         """End it, here or wherever it was started; reads of its layers fail from then on."""

@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -138,10 +139,17 @@ class Worker:
             temporary.replace(self._folder / SERVED)
 
 
+class Answers(Protocol):
+    """Who is asked over the control socket."""
+
+    def answer(self, asked: messages.Asked) -> messages.Answered:
+        """Do what is asked."""
+
+
 class Control:
     """Answers at the control socket."""
 
-    def __init__(self, listening: socket.socket, worker: Worker) -> None:
+    def __init__(self, listening: socket.socket, worker: Answers) -> None:
         self._listening = listening
         self._worker = worker
         self.stop = threading.Event()

@@ -119,10 +119,10 @@ def ask_again(connection: int) -> None:
     os.write(connection, _OUT_HEADER.pack(_OUT_HEADER.size, _NOTIFY_RESEND, 0))
 
 
-def init_body(request: Request) -> bytes:
+def init_body(request: Request, more_flags: int = 0) -> bytes:
     """The answer to `INIT`, the first request of a connection."""
     _, minor, readahead, _ = _INIT_IN.unpack_from(request.body)
-    flags = _ASYNC_READ | _PARALLEL_DIROPS | _MAX_PAGES | _INIT_EXT
+    flags = _ASYNC_READ | _PARALLEL_DIROPS | _MAX_PAGES | _INIT_EXT | more_flags
     return _INIT_OUT.pack(
         _MAJOR,
         min(minor, _MINOR),

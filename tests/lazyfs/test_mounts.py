@@ -255,7 +255,7 @@ def test_a_worker_that_dies_again_and_again_ends_reads_with_an_error(setup: Setu
     assert setup.daemon._process.wait(30) == 1
     with pytest.raises(OSError, match=r"Input/output error|Transport endpoint is not connected"):
         setup.read(target / "big")
-    assert "It died 5 times in a row: reads of layers fail from now on" in setup.log()
+    assert "It died 5 times in a row: reads fail from now on" in setup.log()
 
 
 def test_both_processes_killed_is_an_error_and_is_cleaned_up(setup: Setup, big: bytes) -> None:

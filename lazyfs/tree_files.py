@@ -1,0 +1,321 @@
+"""A FUSE file system that shows trees of volumes, each as a folder named by its root, read as it is used.
+
+A tree never changes, so the kernel keeps all that it was told: a second look at a directory, and a second
+read of a file, do not come here. Nothing but the tree's directories is read to open one.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from skylift.lazyfs import fuse_protocol as fuse
+from skylift.lazyfs import tree_protocol
+from skylift.lazyfs.chunked import Chunk, ChunkedFile, ChunkedReader
+from skylift.lazyfs.store import BlobMissingError, Bytes, StoreError
+from skylift.lazyfs.tree_nodes import ROOT, Nodes
+from skylift.lazyfs.tree_protocol import Listed
+from skylift.lazyfs.trees import Entry, Trees, chunks_of, dir_entry
+
+log = logging.getLogger(__name__)
+
+_THREADS = 4
+_READERS = 12
+_KEPT_CHUNKS = 96
+"""Of up to 1 MiB; those that were read last, or will be read next."""
+_AHEAD = 2
+_KEPT_LISTS = 64
+_TREE = re.compile(rb"[0-9a-f]{64}")
+
+
+class TreeFiles:
+    """Serves trees over a FUSE connection until that ends."""
+
+    def __init__(self, connection: int, trees: Trees, nodes: Nodes, owner: tuple[int, int]) -> None:
+        """`connection` is the descriptor of ``/dev/fuse`` that was mounted; all files belong to `owner`."""
+        self._connection = connection
+        self._trees = trees
+        self._nodes = nodes
+        self._owner = owner
+        self._ended = threading.Event()
+        self._chunks = _Chunks(trees)
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
+        self._lists: OrderedDict[str, tuple[Entry, ...]] = OrderedDict()
+        self._entries: dict[int, Entry] = {}
+        """By number: what was looked up."""
+        self._root = Entry(b"", "dir", 0o500, 0, 0, "inline", b"")
+        self.reads = 0
+
+    def start(self, ended: Callable[[], None]) -> None:
+        """Answer in threads of its own; `ended` is called once there is nothing to answer any more."""
+        threads = [
+            threading.Thread(target=self._serve, name=f"fuse-{number}", daemon=True)
+            for number in range(_THREADS)
+        ]
+        for thread in threads:
+            thread.start()
+
+        def wait() -> None:
+            for thread in threads:
+                thread.join()
+            ended()
+
+        threading.Thread(target=wait, name="fuse-end", daemon=True).start()
+
+    def _serve(self) -> None:
+        while not self._ended.is_set():
+            try:
+                data = os.read(self._connection, fuse.REQUEST_ROOM)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):  # taken back before it was read
+                    continue
+                if error.errno != errno.ENODEV:  # which is unmounted
+                    log.error("The FUSE connection ended: %s", error)
+                self._ended.set()
+                return
+            request = fuse.parse(data)
+            if request.opcode in (fuse.FORGET, fuse.BATCH_FORGET):
+                for number, count in tree_protocol.forgotten(request):
+                    self._nodes.forget(number, count)
+                    if self._nodes.get(number) is None:
+                        self._entries.pop(number, None)
+            elif request.opcode == fuse.INTERRUPT:
+                continue
+            elif request.opcode == fuse.READ and not self._at_hand(request):
+                # The store may take its time: what others ask is answered meanwhile.
+                self._readers.submit(self._answer, request)
+            else:
+                self._answer(request)
+
+    def _answer(self, request: fuse.Request) -> None:
+        try:
+            body = self._body(request)
+        except (StoreError, OSError) as error:
+            log.error("Request %s about %s: %s", request.opcode, self._path(request.node), error)
+            body = errno.EIO
+        except Exception:
+            log.exception("Request %s of the kernel failed", request.opcode)
+            body = errno.EIO
+        if isinstance(body, int):
+            fuse.answer(self._connection, request.unique, error=body)
+        else:
+            fuse.answer(self._connection, request.unique, (body,) if len(body) else ())
+
+    def _body(self, request: fuse.Request) -> bytes | memoryview | int:
+        opcode = request.opcode
+        if opcode == fuse.READ:
+            return self._read(request)
+        if opcode == fuse.LOOKUP:
+            return self._lookup(request)
+        if opcode == fuse.GETATTR:
+            entry = self._entry(request.node)
+            if entry is None:
+                return errno.ESTALE
+            return tree_protocol.attributes_body(request.node, entry, self._owner)
+        if opcode in (fuse.READDIR, tree_protocol.READDIRPLUS):
+            return self._list(request, opcode == tree_protocol.READDIRPLUS)
+        if opcode == tree_protocol.READLINK:
+            entry = self._entry(request.node)
+            return entry.content if entry is not None and entry.kind == "link" else errno.EINVAL
+        if opcode == fuse.INIT:
+            return fuse.init_body(request, tree_protocol.FLAGS)
+        if opcode == fuse.STATFS:
+            return fuse.statfs_body()
+        if opcode == fuse.DESTROY:
+            self._ended.set()
+            return b""
+        if opcode in (fuse.RELEASE, fuse.RELEASEDIR):
+            return b""
+        return errno.ENOSYS  # OPEN, OPENDIR and FLUSH too: from then on the kernel does not ask
+
+    def _entry(self, number: int) -> Entry | None:
+        """What has the number; None where that is not known any more. Raises what the store raises."""
+        if number == ROOT:
+            return self._root
+        entry = self._entries.get(number)
+        if entry is None:
+            node = self._nodes.get(number)
+            parent = self._entry(node.parent) if node is not None else None
+            if node is None or parent is None:
+                return None
+            entry = self._find(parent, node.name)
+            if entry is not None:
+                self._entries[number] = entry
+        return entry
+
+    def _find(self, parent: Entry, name: bytes) -> Entry | None:
+        if parent is not self._root:
+            return self._trees.find(parent.blob, name) if parent.kind == "dir" else None
+        if not _TREE.fullmatch(name):
+            return None
+        try:
+            written = self._trees.written(name.decode())
+        except BlobMissingError:
+            return None
+        return dir_entry(name, written, 0o755, 0)
+
+    def _lookup(self, request: fuse.Request) -> bytes | int:
+        parent = self._entry(request.node)
+        name = request.body.rstrip(b"\0")
+        entry = self._find(parent, name) if parent is not None else None
+        if parent is None or entry is None:
+            # Another tree may come; in one nothing does.
+            return errno.ENOENT if parent is self._root else tree_protocol.nothing_body()
+        number = self._nodes.take(request.node, name)
+        self._entries[number] = entry
+        return tree_protocol.entry_body(number, entry, self._owner)
+
+    def _list(self, request: fuse.Request, plus: bool) -> bytes | int:
+        offset, room = fuse.read_range(request)
+        folder = self._entry(request.node)
+        if folder is None:
+            return errno.ESTALE
+        entries = () if folder is self._root else self._listed(folder.blob)
+        body: list[bytes] = []
+        for position in range(offset, len(entries) + 2):
+            name = (b".", b"..")[position] if position < 2 else entries[position - 2].name
+            room -= tree_protocol.room_for(name, plus)
+            if room < 0:
+                break
+            if position < 2:
+                listed = Listed(name, folder, 0)
+            else:
+                entry = entries[position - 2]
+                number = self._nodes.take(request.node, name) if plus else 0
+                if number:
+                    self._entries[number] = entry
+                listed = Listed(name, entry, number)
+            body.append(tree_protocol.dirent(listed, position + 1, self._owner, plus))
+        return b"".join(body)
+
+    def _listed(self, blob: str) -> tuple[Entry, ...]:
+        found = self._lists.get(blob)
+        if found is None:
+            found = self._lists[blob] = tuple(self._trees.entries(blob))
+            while len(self._lists) > _KEPT_LISTS:
+                self._lists.popitem(last=False)
+        return found
+
+    def _at_hand(self, request: fuse.Request) -> bool:
+        entry = self._entries.get(request.node)
+        if entry is None:
+            return False
+        if entry.held == "inline":
+            return True
+        offset, length = fuse.read_range(request)
+        return self._chunks.has(entry, offset, length)
+
+    def _read(self, request: fuse.Request) -> bytes | memoryview | int:
+        entry = self._entry(request.node)
+        if entry is None:
+            return errno.ESTALE
+        offset, length = fuse.read_range(request)
+        length = max(0, min(length, entry.size - offset))
+        self.reads += 1
+        if entry.held == "inline" or not length:
+            return entry.content[offset : offset + length] if entry.held == "inline" else b""
+        return self._chunks.read(entry, offset, length, self._readers)
+
+    def _path(self, number: int) -> str:
+        names: list[bytes] = []
+        while (node := self._nodes.get(number)) is not None and len(names) < 300:
+            names.append(node.name)
+            number = node.parent
+        return os.fsdecode(b"/".join(reversed(names))) or "/"
+
+
+class _Chunks:
+    """The chunks that were read last, and those that come next. Thread-safe."""
+
+    def __init__(self, trees: Trees) -> None:
+        self._trees = trees
+        self._lock = threading.Lock()
+        self._files: OrderedDict[bytes, ChunkedFile] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], Future[Bytes]] = OrderedDict()
+
+    def has(self, entry: Entry, offset: int, length: int) -> bool:
+        """Whether a read of this needs no waiting."""
+        file = self._files.get(entry.content)
+        if file is None:
+            return False
+        for number in self._numbers(file, offset, length):
+            chunk = file.chunks[number]
+            future = self._kept.get(_key(chunk)) if chunk.blob else None
+            if chunk.blob and (future is None or not future.done()):
+                return False
+        return True
+
+    def read(self, entry: Entry, offset: int, length: int, pool: ThreadPoolExecutor) -> bytes | memoryview:
+        """Bytes of a file. Raises what the store raises."""
+        file = self._file(entry)
+        numbers = self._numbers(file, offset, length)
+        parts: list[bytes | memoryview] = []
+        for number in numbers:
+            at = number * file.chunk_size
+            begin, end = max(offset - at, 0), min(offset + length - at, file.chunks[number].length)
+            parts.append(memoryview(self._chunk(file, number))[begin:end])
+        for number in range(numbers.stop, min(numbers.stop + _AHEAD, len(file.chunks))):
+            chunk = file.chunks[number]
+            if chunk.blob and _key(chunk) not in self._kept:
+                pool.submit(self._ahead, file, number)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _numbers(self, file: ChunkedFile, offset: int, length: int) -> range:
+        last = min(offset + length, file.size) - 1
+        return range(offset // file.chunk_size, last // file.chunk_size + 1)
+
+    def _file(self, entry: Entry) -> ChunkedFile:
+        with self._lock:
+            file = self._files.get(entry.content)
+            if file is not None:
+                self._files.move_to_end(entry.content)
+                return file
+        file = chunks_of(entry, self._trees.store)
+        with self._lock:
+            self._files[entry.content] = file
+            while len(self._files) > 1000:
+                self._files.popitem(last=False)
+        return file
+
+    def _ahead(self, file: ChunkedFile, number: int) -> None:
+        try:
+            self._chunk(file, number)
+        except (StoreError, OSError) as error:  # said again to who reads it
+            log.info("Reading ahead: %s", error)
+
+    def _chunk(self, file: ChunkedFile, number: int) -> Bytes:
+        chunk = file.chunks[number]
+        if not chunk.blob:
+            return bytes(chunk.length)
+        key = _key(chunk)
+        with self._lock:
+            future = self._kept.get(key)
+            mine = future is None
+            if future is None:
+                future = self._kept[key] = Future()
+                while len(self._kept) > _KEPT_CHUNKS:
+                    self._kept.popitem(last=False)
+            else:
+                self._kept.move_to_end(key)
+        if mine:
+            try:
+                future.set_result(ChunkedReader(_one(chunk), self._trees.store, kept=0).chunk(0))
+            except BaseException as error:
+                with self._lock:
+                    self._kept.pop(key, None)
+                future.set_exception(error)
+        return future.result()
+
+
+def _key(chunk: Chunk) -> tuple[str, str]:
+    return chunk.blob, chunk.encoding
+
+
+def _one(chunk: Chunk) -> ChunkedFile:
+    return ChunkedFile(chunk.length, (chunk,))
