@@ -48,7 +48,11 @@ _BEFORE_IT_RUNS = "post-restore"
 
 _JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 1; shift; done; shift; exec unshare --cgroup "$@"'
 """Moves itself into cgroups, and makes them the root of what the container sees of them."""
-_SHOW_FACTS = '[ -e /run/criu.kdat ] || : >/run/criu.kdat; mount --bind "$1" /run/criu.kdat; shift; exec "$@"'
+_SHOW_FACTS = """for attempt in 1 2 3; do
+[ -e /run/criu.kdat ] || : >/run/criu.kdat
+mount --bind "$1" /run/criu.kdat 2>/dev/null && break
+done; shift; exec "$@\""""
+"""Another CRIU may remove the file or put another in its place meanwhile. Without it, CRIU probes."""
 
 
 class CriuError(Exception):

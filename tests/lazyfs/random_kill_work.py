@@ -1,11 +1,18 @@
-"""What the processes do that `test_random_kills` kills: upload, commit, collect garbage, for ever."""
+"""What the processes do that `test_random_kills` kills: upload, commit, collect garbage, for ever.
+
+Run as a program it starts them: for each line ``KIND SEED`` on its input a process, whose pid it prints. It
+has imported everything by then, so that starting one takes a millisecond.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import io
+import os
 import random
+import signal
+import sys
 from pathlib import Path
 
 from skylift.lazyfs import leases
@@ -90,3 +97,17 @@ def sweep(folder: Path, _seed: int) -> None:
         done = collect(store, names, [volumes_reach(store, names)], grace=0.0)
         with (folder / "swept").open("a") as file:
             file.write(f"{done.deleted}\n")
+
+
+def main(folder: Path) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    for line in sys.stdin:
+        kind, seed = line.split()
+        pid = os.fork()
+        if pid == 0:
+            {"upload": upload, "commit": commit, "sweep": sweep}[kind](folder, int(seed))
+        print(pid, flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import random
+import select
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,35 +26,46 @@ ROUNDS = 200
 LONGEST = 0.05
 """Seconds until the next one is killed, at most."""
 
-WORK = {"upload": work.upload, "commit": work.commit, "sweep": work.sweep}
+KINDS = ("upload", "commit", "sweep")
 
 
 class Crew:
     """One process of each kind; who was killed is replaced."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["random_kill_work"])
-        self._processes: dict[str, multiprocessing.process.BaseProcess] = {}
+        program = [sys.executable, work.__file__, str(folder)]
+        self._starter = subprocess.Popen(
+            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        self._pids: dict[str, int] = {}
 
-    def begin(self, name: str, seed: int) -> None:
-        process = self._context.Process(target=WORK[name], args=(self._folder, seed), daemon=True)
-        process.start()
-        self._processes[name] = process
+    def begin(self, kind: str, seed: int) -> None:
+        assert self._starter.stdin is not None
+        assert self._starter.stdout is not None
+        self._starter.stdin.write(f"{kind} {seed}\n")
+        self._pids[kind] = int(self._starter.stdout.readline())
 
-    def kill(self, name: str) -> None:
-        """Fails where it has ended by itself, which none of them does."""
-        process = self._processes.pop(name)
-        alive = process.is_alive()
-        process.kill()
-        process.join()
-        assert alive, f"{name} ended with {process.exitcode}"
+    def kill(self, kind: str) -> None:
+        """Raises ProcessLookupError where it has ended by itself, which none of them does."""
+        self._kill(self._pids.pop(kind))
 
     def close(self) -> None:
-        for process in self._processes.values():
-            process.kill()
-            process.join()
+        for pid in self._pids.values():
+            self._kill(pid)
+        self._pids.clear()
+        self._starter.kill()
+        self._starter.wait()
+        for pipe in (self._starter.stdin, self._starter.stdout):
+            assert pipe is not None
+            pipe.close()
+
+    def _kill(self, pid: int) -> None:
+        pidfd = os.pidfd_open(pid)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            select.select([pidfd], [], [])
+        finally:
+            os.close(pidfd)
 
 
 @pytest.fixture
@@ -90,7 +105,7 @@ def lines(path: Path) -> list[str]:
 @pytest.mark.timeout(600)
 def test_two_hundred_kills(crew: Crew, tmp_path: Path) -> None:
     chance = random.Random(7)
-    for number, name in enumerate(WORK):
+    for number, name in enumerate(KINDS):
         crew.begin(name, number)
     deadline = time.monotonic() + 60
     while len(lines(tmp_path / "told")) < 2:
@@ -98,7 +113,7 @@ def test_two_hundred_kills(crew: Crew, tmp_path: Path) -> None:
         time.sleep(0.01)
     for number in range(ROUNDS):
         time.sleep(chance.random() * LONGEST)  # the moment is to be a random one
-        name = chance.choice(list(WORK))
+        name = chance.choice(KINDS)
         crew.kill(name)
         crew.begin(name, 100 + number)
         if number % 4 == 3:
@@ -107,14 +122,15 @@ def test_two_hundred_kills(crew: Crew, tmp_path: Path) -> None:
             # While somebody writes, nothing is collected. So nobody does, and the collector is killed at it.
             crew.kill("upload")
             crew.kill("commit")
+            for _ in range(5):
+                time.sleep(chance.random() * LONGEST)
+                crew.kill("sweep")
+                crew.begin("sweep", number)
             swept = len(deletions(tmp_path))
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while len(deletions(tmp_path)) == swept:
                 assert time.monotonic() < deadline, "nothing is ever collected"
-                time.sleep(chance.random() * LONGEST)
-                if chance.random() < 0.1:
-                    crew.kill("sweep")
-                    crew.begin("sweep", number)
+                time.sleep(0.02)
             check(tmp_path)
             crew.begin("upload", 1000 + number)
             crew.begin("commit", 2000 + number)
