@@ -17,6 +17,7 @@ from sqlalchemy import Connection, select
 
 from skylift.backend.database import Database, DatabaseError
 from skylift.backend.schema import calls, functions, output
+from skylift.backend.sharers import check_alone, note_gateway
 from skylift.lazyfs.garbage import GRACE_SECONDS, Collected, collect
 from skylift.lazyfs.image_records import images_reach
 from skylift.lazyfs.leases import LeaseRecord
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 EVERY = 24 * 3600.0
 FIRST = 3600.0
 """Seconds after the gateway's start."""
+_NOTE_AGAIN = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ class Collector:
         """
         store, loop = self.registry.store, asyncio.get_running_loop()
         asked = 0
+        await asyncio.to_thread(self._check_alone)
         old = time.time() - GRACE_SECONDS
         self._mentioned = {blob: when for blob, when in self._mentioned.items() if when > old}
 
@@ -107,7 +110,25 @@ class Collector:
         found.discard("")
         return found
 
+    def _note(self) -> bool:
+        """Tell other gateways that this one keeps blobs here; False where that did not work."""
+        settings = self.registry.settings
+        if not settings.host.store:
+            return True  # the store of this gateway's own folder
+        try:
+            note_gateway(self.names, settings.home, settings.gateway.retention_days)
+        except (StoreError, OSError) as error:
+            log.warning("The store does not answer: %s", error)
+            return False
+        return True
+
+    def _check_alone(self) -> None:
+        if self.registry.settings.host.store:
+            check_alone(self.names, self.registry.settings.home)
+
     async def _often(self) -> None:
+        while not await asyncio.to_thread(self._note):  # noqa: ASYNC110
+            await asyncio.sleep(_NOTE_AGAIN)
         await asyncio.sleep(FIRST)
         while True:
             try:
@@ -118,6 +139,7 @@ class Collector:
                 if done.deleted:
                     log.info("%d blobs (%d bytes) that nothing needs were deleted.", done.deleted, done.freed)
             await asyncio.sleep(EVERY)
+            await asyncio.to_thread(self._note)
 
 
 def _blobs_of_calls(connection: Connection) -> set[str]:

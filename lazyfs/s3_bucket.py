@@ -315,12 +315,12 @@ class Bucket:
         if response is not None:
             what = response.get("Error", {}).get("Code") or response["ResponseMetadata"]["HTTPStatusCode"]
             return BucketUnreachableError(
-                f"The bucket {self.where} answered {what} {attempts} times. It is overloaded or down; try "
+                f"The bucket {self.where} answered {what} {_times(attempts)}. It is overloaded or down; try "
                 "again later.",
                 self.name,
             )
         return BucketUnreachableError(
-            f"The bucket {self.where} cannot be reached ({_sentence(error)}), tried {attempts} times. Look "
+            f"The bucket {self.where} cannot be reached ({_sentence(error)}), tried {_times(attempts)}. Look "
             "at the network of this machine and at the endpoint in the store's URL.",
             self.name,
         )
@@ -363,6 +363,10 @@ def _wait(attempt: int, error: Exception) -> float:
     longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (attempt - 1))
     wait: float = longest * (0.5 + random.random() / 2)  # noqa: S311  # no secret
     return max(wait, min(float(asked), 2 * _LONGEST_WAIT)) if asked.isdigit() else wait
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def _sentence(error: Exception) -> str:

@@ -93,7 +93,8 @@ class Http:
         if digest in self._stored:
             return digest
         path = f"/v1/blobs/{digest}"
-        if self._request("HEAD", path, accept=(200, 404)).status == 404:
+        # Where the store does not answer (503), the answer to the PUT says why.
+        if self._request("HEAD", path, accept=(404, 503)).status != 200:
             self._request("PUT", path, body=data)
         self._stored.add(digest)
         return digest

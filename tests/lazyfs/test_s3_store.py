@@ -173,6 +173,15 @@ class TestBadNetworks:
         )
         assert not store.there()
 
+    def test_one_that_is_slow_to_fail_is_given_up(self, store: S3Store, proxy: FlakyProxy) -> None:
+        clock = itertools.count(step=20)  # seconds for each attempt
+        bucket = Bucket(
+            store.bucket.name, endpoint=proxy.url, sleep=lambda _: None, clock=lambda: next(clock)
+        )
+        proxy.first(99, "slow-down")
+        with pytest.raises(BucketUnreachableError, match="answered SlowDown once"):
+            S3Store(bucket).put(b"some bytes")
+
     def test_an_upload_in_parts_that_fails_is_taken_back(self, store: S3Store, proxy: FlakyProxy) -> None:
         proxy.fault = lambda method, path: "403 AccessDenied" if "partNumber=2" in path else ""
         with pytest.raises(BucketDeniedError):
