@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
+from blake3 import blake3
 
 from skylift.backend.pools import Host
 from skylift.backend.registry import Client, Registry
@@ -32,7 +34,6 @@ from skylift.wire import (
     RunCommands,
     definition_keys,
     is_id,
-    new_id,
 )
 
 if TYPE_CHECKING:
@@ -128,6 +129,11 @@ class Builds:
         self._builds: dict[tuple[str, str], Build] = {}
         """By user and key."""
         self._by_id: dict[str, Build] = {}
+        self._given_up: dict[tuple[str, str], int] = {}
+        """How often builds were cancelled, by user and key."""
+        self._cancelled: set[str] = set()
+        """Of these, what hosts know them by."""
+        self._since = time.monotonic()
         self._looking: dict[tuple[str, str], asyncio.Task[None]] = {}
         """Questions whether an image is there, by client and build id."""
 
@@ -204,13 +210,19 @@ class Builds:
                 text = f"The gateway has {len(self._builds)} images being built, its limit. Try again later."
                 _answer(client, message.build_id, Problem(error="ResourceExhaustedError", message=text))
                 return
-            sent = BuildImage(build_id=new_id("bu"), image=message.image)
+            sent = BuildImage(build_id=self._id(client.user, key), image=message.image)
             build = self._builds[client.user, key] = Build(key, client.user, sent)
             self._by_id[sent.build_id] = build
             self._watch(build, client, message.build_id)
             self._begin(build)
         else:
             self._watch(build, client, message.build_id)
+
+    def _id(self, user: str, key: str) -> str:
+        """What the host knows a build by. A gateway that is started again calls it the same, so the host goes
+        on with it; after one that was cancelled, which may not have ended yet, it is another."""
+        digest = blake3(f"{user} {key}".encode()).hexdigest(16)
+        return f"bu-{digest}{self._given_up.get((user, key), 0)}"
 
     def _watch(self, build: Build, client: Client, build_id: str) -> None:
         if sum(len(other.watchers) for other in self._builds.values()) >= MAX_WATCHERS:
@@ -283,8 +295,11 @@ class Builds:
         if build is not None and build.host is host:
             self._tell(build, message)
         elif build is None and host.port is not None:
-            # It was cancelled while the host had no link.
-            host.port.send(CancelBuild(build_id=message.build_id))
+            # It was cancelled while the host had no link; or it is from before this gateway was started, and
+            # whoever waits for it is about to be back.
+            grace = self.registry.settings.gateway.client_grace
+            if message.build_id in self._cancelled or time.monotonic() > self._since + grace:
+                host.port.send(CancelBuild(build_id=message.build_id))
 
     def ended(self, host: Host, message: BuildEnded) -> None:
         """A build is over, well or not."""
@@ -342,6 +357,9 @@ class Builds:
 
     def _give_up(self, build: Build, why: str) -> None:
         log.info("The build of image %s is cancelled: %s.", build.key[:12], why)
+        asked = (build.user, build.key)
+        self._given_up[asked] = self._given_up.get(asked, 0) + 1
+        self._cancelled.add(build.message.build_id)
         if build.host is not None and build.host.port is not None:
             build.host.port.send(CancelBuild(build_id=build.message.build_id))
         self._forget(build)

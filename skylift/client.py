@@ -198,7 +198,7 @@ class Client:
                 self._start_reader(None, [])
                 return
         with contextlib.suppress(ConnectionLost):
-            connection.send(encode(build.message))
+            connection.send(encode(build.asked(self.gateway_id)))
 
     def forget_build(self, build: FollowedBuild) -> None:
         """An image is wanted no more; where it is still being built for nobody else, that is cancelled."""
@@ -454,7 +454,7 @@ class Client:
             for define in list(self._announced.values()):
                 _define(define, connection)
             for build in list(self._builds.values()):
-                connection.send(encode(build.message))
+                connection.send(encode(build.asked(self.gateway_id)))
             for call in self._all_calls():
                 self._introduce(call, connection, again=True)
             while self._outbox:

@@ -20,6 +20,13 @@ class FollowedBuild:
         self.message = BuildImage(build_id=new_id("bu"), image=definition)
         self.mailbox: Mailbox[BuildMessage] = Mailbox()
         self._heard = 0
+        self._gateway = ""
+
+    def asked(self, gateway_id: str) -> BuildImage:
+        """What to send to a gateway; one that was started again counts what is printed from 0."""
+        if gateway_id != self._gateway:
+            self._gateway, self._heard = gateway_id, 0
+        return self.message
 
     def deliver(self, message: BuildMessage) -> None:
         """Takes in a message about it; what was heard before a reconnect is left out."""

@@ -228,6 +228,47 @@ async def test_a_build_that_was_cancelled_while_its_host_was_away_is_cancelled_t
     assert [order.build_id] == [message.build_id for message in host.all(CancelBuild)]
 
 
+async def test_a_build_that_was_cancelled_is_another_when_it_is_asked_for_again(plane: Plane) -> None:
+    host, client = plane.host(), plane.client()
+    client.say(CancelBuild(build_id=await building(host, client)))
+    first = (await host.one(CancelBuild)).build_id
+    ask(client)
+    again = await host.until(lambda: [order for order in host.all(BuildImage) if order.build_id != first])
+    assert IMAGE == again[0].image
+
+
+async def building(host: FakeHost, client: FakeClient) -> str:
+    build_id = ask(client)
+    await host.one(BuildImage)
+    return build_id
+
+
+async def test_a_gateway_that_is_started_again_goes_on_with_the_build(plane: Plane) -> None:
+    host, client = plane.host(), plane.client()
+    build_id = ask(client)
+    order = await host.one(BuildImage)
+    await plane.stop()
+    await plane.start()
+    host.messages.clear()
+    host.connect()
+    say(host, order, "meanwhile\n")
+    assert [] == host.all(CancelBuild)
+    client.connect()
+    ask(client, build_id=build_id)
+    assert order == await host.one(BuildImage)
+    say(host, order, "on\n")
+    host.say(BuildEnded(build_id=order.build_id, image=built()))
+    assert built() == (await client.one(BuildEnded, build_id=build_id)).image
+    assert "on\n" == printed(client, build_id)
+
+
+@pytest.mark.parametrize("plane", [{"client_grace": 0.0}], indirect=True)
+async def test_a_build_of_before_that_nobody_asks_for_is_cancelled(plane: Plane) -> None:
+    host = plane.host()
+    say(host, BuildImage(build_id="bu-00000001", image=IMAGE), "text")
+    assert ["bu-00000001"] == [cancel.build_id for cancel in host.all(CancelBuild)]
+
+
 # --- hosts that go ------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from running_gateway import RunningGateway
 
 import skylift
 from skylift import App, Image
+from skylift.build_view import BuildView
 from skylift.exceptions import ImageBuildError
 from skylift.image_builds import forget_built
 from skylift.session import Session
+from skylift.wire import BuildOutput
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 
@@ -90,6 +93,39 @@ def test_an_image_from_nothing(
 
     with pytest.raises(ImageBuildError, match=r"(?s)run_commands echo oops.*3.*oops"):
         base.run_commands("echo oops; exit 3").build()
+
+
+def test_a_build_outlives_the_gateway(
+    gateway: RunningGateway, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = Image.debian_slim()
+    base.build()
+    began = threading.Event()
+    show = BuildView.output
+
+    def output(view: BuildView, message: BuildOutput) -> None:
+        show(view, message)
+        if "begun" in message.text.split("\n"):
+            began.set()
+
+    monkeypatch.setattr(BuildView, "output", output)
+    failed: list[BaseException] = []
+
+    def build() -> None:
+        try:
+            with skylift.enable_output():
+                base.run_commands("echo begun; sleep 5; echo ended > /ended; cat /ended").build()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=build)
+    thread.start()
+    assert began.wait(60)
+    gateway.restart()
+    thread.join(120)
+    assert not thread.is_alive()
+    assert [] == failed
+    assert "\nended\n" in capfd.readouterr().out
 
 
 def test_functions_and_sessions_of_an_image(gateway: RunningGateway) -> None:

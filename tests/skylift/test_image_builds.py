@@ -322,6 +322,24 @@ def test_a_lost_connection_is_taken_up_and_no_line_comes_twice(
     assert first == second
 
 
+def test_a_gateway_that_was_started_again_counts_anew(
+    gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def build(build: Build) -> None:
+        if len(asked(gateway)) == 1:
+            build.say("one\ntwo\n", at=0)
+            gateway.control.gateway_id = "ga-00000001"
+            threading.Thread(target=gateway.cut).start()
+        else:
+            build.say("three\n", at=0)
+            build.end()
+
+    gateway.control.build = build
+    with skylift.enable_output():
+        Image.debian_slim().build()
+    assert capsys.readouterr().out.endswith("\none\ntwo\nthree\n")
+
+
 def test_an_interrupt_cancels_the_build(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
