@@ -35,9 +35,9 @@ class Cell:
     messages: list[Message] = field(default_factory=list)
     reply: dict[str, Any] = field(default_factory=dict)
 
-    def wait(self, until: Callable[[Cell], bool] | None = None) -> Cell:
-        """Takes in messages until the cell is over, or until `until` holds."""
-        deadline = time.monotonic() + PATIENCE
+    def wait(self, until: Callable[[Cell], bool] | None = None, patience: float = PATIENCE) -> Cell:
+        """Takes in messages until the cell is over, or until `until` holds; for so many seconds."""
+        deadline = time.monotonic() + patience
         while until is None or not until(self):
             message = self.client.get_iopub_msg(timeout=max(deadline - time.monotonic(), 0.01))
             if message["parent_header"].get("msg_id") != self.request:
@@ -125,9 +125,9 @@ class Notebook:
         """Sends a cell, and does not wait."""
         return Cell(self.client, self.client.execute(textwrap.dedent(code).strip(), **options))
 
-    def run(self, code: str) -> Cell:
+    def run(self, code: str, patience: float = PATIENCE) -> Cell:
         """Runs a cell to its end."""
-        return self.start(code).wait()
+        return self.start(code).wait(patience=patience)
 
     def ok(self, code: str) -> Cell:
         """Runs a cell that must succeed."""
