@@ -13,6 +13,7 @@ else.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import json
 import os
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -226,16 +228,25 @@ def _finder_sources() -> Iterator[str]:
 
 def _editable_projects(search_path: Iterable[str]) -> Iterator[str]:
     for entry in search_path:
-        for record in Path(entry).glob("*.dist-info/direct_url.json"):
-            try:
-                described = json.loads(record.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            url = urlsplit(str(described.get("url", "")))
-            if url.scheme == "file" and described.get("dir_info", {}).get("editable"):
-                path = unquote(url.path)
-                if os.path.isdir(path):
-                    yield os.path.abspath(path)
+        with contextlib.suppress(OSError):
+            for project in _editable_in(entry, os.stat(entry).st_mtime_ns):
+                if os.path.isdir(project):
+                    yield project
+
+
+@lru_cache(maxsize=64)
+def _editable_in(folder: str, _changed: int) -> tuple[str, ...]:
+    """The projects that are installed in a folder; what is installed there anew changes the folder."""
+    projects = []
+    for record in Path(folder).glob("*.dist-info/direct_url.json"):
+        try:
+            described = json.loads(record.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        url = urlsplit(str(described.get("url", "")))
+        if url.scheme == "file" and described.get("dir_info", {}).get("editable"):
+            projects.append(os.path.abspath(unquote(url.path)))
+    return tuple(projects)
 
 
 def _container_env(search_path: Iterable[str]) -> dict[str, str]:
