@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from skylift.lazyfs.cache_folder import CacheFolder
 from skylift.lazyfs.cached_store import CachedStore
 from skylift.lazyfs.names import LocalNames, Names
-from skylift.lazyfs.s3_bucket import Bucket
+from skylift.lazyfs.s3_bucket import STORE_ADVICE, Advice, Bucket
 from skylift.lazyfs.s3_names import S3Names
 from skylift.lazyfs.s3_store import S3Store
 from skylift.lazyfs.store import LocalStore, Store, StoreError
@@ -65,13 +65,15 @@ def open_store(
             return OpenedStore(LocalStore(home / "store"), LocalNames(home / "names"))
         folder = Path(url).expanduser()
         return OpenedStore(LocalStore(folder / "blobs"), LocalNames(folder / "names"))
-    bucket = _bucket(url)
+    bucket = bucket_of(url)
     kept = CacheFolder(cache or home / "cache", cache_budget)
     remote = S3Store(bucket, scratch=kept.folder / "scratch")
     return OpenedStore(CachedStore(remote, kept), S3Names(bucket))
 
 
-def _bucket(url: str) -> Bucket:
+def bucket_of(url: str, *, anonymous: bool = False, advice: Advice = STORE_ADVICE) -> Bucket:
+    """The bucket that a URL names; `anonymous` and `advice` are for `Bucket`. Raises `StoreUrlError` and
+    `StoreError`."""
     parts = urlsplit(url)
     if parts.scheme not in ("s3", "gs", "oci"):
         raise StoreUrlError(url, f"{parts.scheme}:// is not known")
@@ -99,6 +101,14 @@ def _bucket(url: str) -> Bucket:
         raise StoreUrlError(url, "it names no bucket")
     profile = options.get("profile") or None
     try:
-        return Bucket(name, "/".join(path), endpoint=endpoint, region=region, profile=profile)
+        return Bucket(
+            name,
+            "/".join(path),
+            endpoint=endpoint,
+            region=region,
+            profile=profile,
+            anonymous=anonymous,
+            advice=advice,
+        )
     except ValueError as error:
         raise StoreUrlError(url, str(error)) from error

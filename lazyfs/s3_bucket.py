@@ -17,7 +17,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from skylift.lazyfs.store import StoreError
 
@@ -92,6 +92,24 @@ class ObjectExistsError(Exception):
     """A write on a condition found another object there."""
 
 
+class Advice(NamedTuple):
+    """For messages: where to look."""
+
+    keys: str
+    """Where keys are taken from; a sentence without its end."""
+    missing: str
+    """What to do where there are none; the same."""
+    named: str
+    """Where the bucket, its endpoint and its region are named."""
+
+
+STORE_ADVICE = Advice(
+    "boto3 takes the keys from AWS_ACCESS_KEY_ID, AWS_PROFILE, ~/.aws or the machine's role",
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or give the machine a role",
+    "the store's URL",
+)
+
+
 class Bucket:
     """Requests to one bucket. Thread-safe."""
 
@@ -107,11 +125,14 @@ class Bucket:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         profile: str | None = None,
+        anonymous: bool = False,
+        advice: Advice = STORE_ADVICE,
     ) -> None:
         """`prefix` comes before every key, with a slash between. `endpoint` is a URL; None is AWS.
 
         `path_style`: the bucket in the path of a URL, not in the host's name; None is "where there is an
-        endpoint". Keys are looked for where boto3 looks, or in a `profile` of ~/.aws.
+        endpoint". Keys are looked for where boto3 looks, or in a `profile` of ~/.aws;
+        `anonymous` wants none. `advice` is for messages.
 
         Raises `StoreError` where boto3 is not installed, and ValueError for what cannot be a bucket.
         """
@@ -119,6 +140,7 @@ class Bucket:
             raise ValueError(f"{name!r} is not the name of a bucket")
         try:
             import boto3
+            from botocore import UNSIGNED
             from botocore.config import Config
             from botocore.exceptions import BotoCoreError
         except ImportError as error:
@@ -129,6 +151,7 @@ class Bucket:
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.endpoint = endpoint
         self.region = region
+        self.advice = advice
         self._sleep = sleep
         self._clock = clock
         self._seen = False
@@ -138,7 +161,9 @@ class Bucket:
         if path_style is None:
             path_style = endpoint is not None
         # Services other than AWS's know nothing of its checksums in trailers.
-        checks = {} if endpoint is None else {"request_checksum_calculation": "when_required"}
+        checks: dict[str, Any] = {} if endpoint is None else {"request_checksum_calculation": "when_required"}
+        if anonymous:
+            checks["signature_version"] = UNSIGNED
         config = Config(
             connect_timeout=_CONNECT_SECONDS,
             read_timeout=_READ_SECONDS,
@@ -278,7 +303,7 @@ class Bucket:
             region = headers.get("x-amz-bucket-region") or error.response.get("Error", {}).get("Region")
             raise BucketError(
                 f"The bucket {self.name} is in another region{f', {region}' if region else ''}. Say so in "
-                f"the store's URL: s3://{self.name}/{self.prefix}?region={region or 'REGION'}",
+                f"{self.advice.named}: s3://{self.name}/{self.prefix}?region={region or 'REGION'}",
                 self.name,
             ) from error
         if code in _DENIED_CODES or status in (401, 403):
@@ -286,8 +311,7 @@ class Bucket:
             raise BucketDeniedError(
                 f"The bucket {self.where} does not let us in: {reason} ({operation}"
                 f"{f': {message}' if message else ''}). It needs s3:GetObject, s3:PutObject, s3:DeleteObject "
-                "and s3:ListBucket; boto3 takes the keys from AWS_ACCESS_KEY_ID, AWS_PROFILE, ~/.aws or the "
-                "machine's role.",
+                f"and s3:ListBucket; {self.advice.keys}.",
                 self.name,
             ) from error
         raise BucketError(
@@ -296,16 +320,15 @@ class Bucket:
 
     def _no_bucket(self) -> NoBucketError:
         return NoBucketError(
-            f"There is no bucket {self.name} at {self.endpoint or 'AWS'}. Create it, or look at the store's "
-            "URL for its name, its endpoint and its region.",
+            f"There is no bucket {self.name} at {self.endpoint or 'AWS'}. Create it, or look at "
+            f"{self.advice.named} for its name, its endpoint and its region.",
             self.name,
         )
 
     def _misused(self, error: Exception) -> BucketError:
         if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError"):
             return BucketDeniedError(
-                f"The bucket {self.where} needs credentials and none were found: set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or give the machine a role.",
+                f"The bucket {self.where} needs credentials and none were found: {self.advice.missing}.",
                 self.name,
             )
         return BucketError(f"The bucket {self.where} cannot be used: {_sentence(error)}.", self.name)
@@ -321,7 +344,7 @@ class Bucket:
             )
         return BucketUnreachableError(
             f"The bucket {self.where} cannot be reached ({_sentence(error)}), tried {_times(attempts)}. Look "
-            "at the network of this machine and at the endpoint in the store's URL.",
+            f"at the network of this machine and at the endpoint in {self.advice.named}.",
             self.name,
         )
 
