@@ -16,6 +16,7 @@ LINE_COMMANDS = {
 }
 SKYLIFT_COMMANDS = {
     "runs": "the latest calls and cells: state, where, how long, cost",
+    "volumes": "directories that containers share: name, size, newest version",
     "machines": "the hosts and their GPUs",
     "templates": "what containers are forked from, and its snapshots",
     "spend": "what containers cost, by day; also: spend gpu, spend function, spend notebook",

@@ -12,6 +12,7 @@ from typing import Any
 from skylift.exceptions import InvalidError
 from skylift.gpu import MODELS, gpu_text, parse_gpus
 from skylift.options import IDLE_POLICIES
+from skylift.volume_paths import check_mount_paths, mount_path
 from skylift.wire import GpuRequest
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?", re.IGNORECASE)
@@ -52,6 +53,8 @@ class CellOptions:
     image: str = ""
     """The name of a variable of the notebook."""
     env: dict[str, str] = field(default_factory=dict)
+    volumes: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    """By path: the volume's name, and whether it is read-only."""
     detach: bool = False
     dry_run: bool = False
 
@@ -117,6 +120,22 @@ def _variable(text: str) -> str:
     return text
 
 
+def _volume(text: str) -> tuple[str, str, bool]:
+    name, _, rest = text.partition(":")
+    path, _, mode = rest.partition(":")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or not path or mode not in ("", "ro", "rw"):
+        raise ValueError("NAME:/PATH, such as data:/data, with :ro behind it where it is only to be read")
+    try:
+        return name, mount_path(path), mode == "ro"
+    except InvalidError as error:
+        raise ValueError(f"a path in the container: {error}") from None
+
+
+def _volumes(given: Iterable[tuple[str, str, bool]]) -> dict[str, tuple[str, bool]]:
+    check_mount_paths([path for _, path, _ in given])
+    return {path: (name, read_only) for name, path, read_only in given}
+
+
 def _environment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
@@ -140,6 +159,13 @@ OPTIONS = (
     ),
     Option("--image", "VARIABLE", "a variable that holds an Image (default: this environment)", _variable),
     Option("--env", "NAME=VALUE", "an environment variable; may be given more than once", _environment, True),
+    Option(
+        "--volume",
+        "NAME:/PATH[:ro]",
+        "a volume, made where there is none; ro: only to be read",
+        _volume,
+        True,
+    ),
     Option("--detach", "", "runs on without the notebook; %gpu attach ID streams it back"),
     Option(
         "--dry-run", "", "says what it would run on and cost, where, and what else there is; runs nothing"
@@ -154,7 +180,6 @@ NOT_BUILT_YET = {
     "--region": "clouds are not built yet: cells run on this machine",
     "--zone": "clouds are not built yet: cells run on this machine",
     "--on-demand": "clouds are not built yet: cells run on this machine",
-    "--volume": "volumes are not built yet",
     "--secret": "secrets are not built yet: --env passes an environment variable",
     "--max-cost": "limits on cost are not built yet: --timeout limits the time",
 }
@@ -210,6 +235,7 @@ def parse_line(line: str) -> CellOptions:
         name=values.get("--name", ""),
         image=values.get("--image", ""),
         env=dict(values.get("--env", ())),
+        volumes=_volumes(values.get("--volume", ())),
         detach=values.get("--detach", False),
         dry_run=values.get("--dry-run", False),
     )

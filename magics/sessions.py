@@ -15,6 +15,7 @@ from skylift.image import Image
 from skylift.magics.gateway import end_session, is_running
 from skylift.magics.options import CellOptions, nearest
 from skylift.session import Session
+from skylift.volume import Volume
 
 
 @dataclass
@@ -137,6 +138,11 @@ class NotebookSessions:
             given["idle_policy"] = options.idle_policy
         if options.image:
             given["image"] = _image(options.image, namespace)
+        if options.volumes:
+            given["volumes"] = {
+                path: Volume.from_name(volume, create_if_missing=True).with_mount_options(read_only=read_only)
+                for path, (volume, read_only) in options.volumes.items()
+            }
         session = Session(
             name=name,
             gpu=options.gpu_text.split(",") if options.gpus else None,
@@ -169,6 +175,7 @@ def _check_same(known: NotebookSession, options: CellOptions) -> None:
         ("idle_policy", "idle_policy"),
         ("image", "image"),
         ("env", "env"),
+        ("volumes", "volumes"),
     ):
         asked, has = getattr(wanted, option), getattr(known.options, option)
         if asked not in (None, "", {}) and asked != has:
@@ -182,5 +189,7 @@ def _check_same(known: NotebookSession, options: CellOptions) -> None:
 
 def _said(value: object) -> str:
     if isinstance(value, dict):
-        return " ".join(f"{name}={text}" for name, text in value.items()) or "none"
+        return " ".join(f"{name}={_said(text)}" for name, text in value.items()) or "none"
+    if isinstance(value, tuple):
+        return f"{value[0]}{' (read-only)' if value[1] else ''}"
     return "the default" if value in (None, "") else str(value)

@@ -24,8 +24,6 @@ def run(line: str) -> None:
     """Carries out one ``%skylift`` line. Raises `InvalidError` that names what there is."""
     words = shlex.split(line)
     command, arguments = (words[0], words[1:]) if words else ("runs", [])
-    if command == "volumes":
-        raise InvalidError("%skylift volumes: volumes are not built yet")
     if command not in SKYLIFT_COMMANDS:
         raise InvalidError(f"%skylift {command}: no such command; {nearest(command, SKYLIFT_COMMANDS)}")
     if arguments and command != "spend":
@@ -34,12 +32,28 @@ def run(line: str) -> None:
         show(runs())
     elif command == "machines":
         show(machines())
+    elif command == "volumes":
+        show(volumes())
     elif command == "templates":
         show(templates())
     elif command == "spend":
         show(spend(arguments))
     else:
         show(doctor())
+
+
+def volumes() -> Table:
+    """This user's volumes."""
+    found = fetch("/v1/volumes")
+    rows = [
+        [row["name"], f"{row['files']:,}", size(row["size"]), str(row["version"]), clock_time(row["changed"])]
+        for row in found
+    ]
+    return Table(
+        ["Name", "Files", "Size", "Version", "Changed"],
+        rows,
+        empty="There are no volumes. %%gpu --volume data:/data makes one.",
+    )
 
 
 def runs() -> Table:

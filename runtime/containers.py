@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from skylift.lazyfs.store import StoreError
+from skylift.lazyfs.volume_errors import VolumeError
 from skylift.runtime.container_files import (
     ELSEWHERE,
     SHORT_PREFIX,
@@ -47,11 +50,18 @@ from skylift.runtime.snapshot_errors import SnapshotError
 from skylift.runtime.start_error import StartError
 from skylift.runtime.start_paths import Attempt, Restored, StartPaths, Woken
 from skylift.runtime.template import one_line
-from skylift.runtime.unix_sockets import fits_address
+from skylift.runtime.unix_sockets import bind_in, fits_address
+from skylift.runtime.volume_mounts import (
+    ContainerVolumes,
+    HostVolumes,
+    MountFailedError,
+    VolumeSocket,
+)
 from skylift.runtime.work import ContainerWork, WorkServices
 from skylift.wire import ContainerInfo, ContainerState, ImageSpec, Problem, SnapshotRef, StartContainer
 
 GATEWAY_SOCKET = "gateway.sock"
+VOLUME_SOCKET = "volumes.sock"
 SPEC_FILE = "spec.json"
 """Beside the sockets: what the container is made of, for code in it that asks for others like it."""
 
@@ -83,6 +93,7 @@ class ContainerServices(msgspec.Struct, frozen=True):
     work: WorkServices
     paths: StartPaths
     sessions: SessionSnapshots
+    volumes: HostVolumes
     worked: Callable[[Container], None]
     """One that was started cold has done its first task."""
 
@@ -132,6 +143,12 @@ class Container:
         self._process: ContainerProcess | None = None
         self._there = asyncio.Event()
         """`_process` is set. The runner of a restored container may be ready a moment before that."""
+        self._volumes: ContainerVolumes | None = None
+        self._volume_socket: VolumeSocket | None = None
+        self._attached = not command.spec.volumes
+        """Its volumes are mounted."""
+        self._early = False
+        """Its runner was ready before that."""
         self._output: ContainerOutput | None = None
         self._stopping: Death | None = None
         self._death: Death | None = None
@@ -300,6 +317,8 @@ class Container:
             spec.write_bytes(msgspec.json.encode(self.spec))
             spec.chmod(0o644)
             await self._proxy.listen()
+        if self.spec.volumes:
+            await self._open_volumes()
         plan = container_plan(self.spec, self.container_id, self._folder, self._link.folder, self.gpus)
         starting = attempt.start(plan)
         # A store may take for ever; what else there is to wait for is on this machine.
@@ -309,8 +328,46 @@ class Container:
         self._output = self.work.output = ContainerOutput(process.output, self.work.pipe_output)
         if self._death is not None:
             self.kill(None)
+        if self._volumes is not None:
+            await self._volumes.attach(process.pid)
+            self._attached = True
         self._there.set()
+        if self._early:
+            self._early = False
+            self._is_ready()
         return process
+
+    async def _open_volumes(self) -> None:
+        """The working copies, and where code in the container asks for commits. Raises `StartError`."""
+        who = f"{self.spec.app}.{self.spec.name}, container {self.container_id}"
+        folder = self._folder / "volumes"
+        opening = asyncio.to_thread(
+            self._services.volumes.open, self.spec.volumes, folder, self.container_id, who
+        )
+        self._volumes = await opening
+        await self._listen_for_volumes()
+
+    async def _listen_for_volumes(self) -> None:
+        if self._volumes is not None:
+            listening = socket.socket(socket.AF_UNIX)
+            bind_in(self._link.folder, VOLUME_SOCKET, listening)
+            self._volume_socket = VolumeSocket(self._volumes)
+            await self._volume_socket.listen(listening)
+
+    def _stop_listening_for_volumes(self) -> None:
+        if self._volume_socket is not None:
+            self._volume_socket.close()
+            self._volume_socket = None
+            (self._link.folder / VOLUME_SOCKET).unlink(missing_ok=True)
+
+    async def _close_volumes(self) -> None:
+        """Its processes have ended: what they wrote is committed."""
+        self._stop_listening_for_volumes()
+        volumes, self._volumes, self._attached = self._volumes, None, not self.spec.volumes
+        if volumes is not None:
+            for left in await volumes.close():
+                log.error("Container %s: %s", self.container_id, left)
+                self.exit_reason = "; ".join(filter(None, [self.exit_reason, left]))
 
     async def _unless_it_ends(self, work: Coroutine[Any, Any, T]) -> T:
         """What `work` returns. Cancels it and raises `StartError` once this container is to end."""
@@ -345,6 +402,7 @@ class Container:
         if self._process is not None:
             process, self._process = self._process, None
             await process.remove()
+        await self._close_volumes()
         if self._attempt is not None:
             self._attempt.ended()
         remove_folder(self._folder)
@@ -369,6 +427,10 @@ class Container:
                 await self._process.remove()
         except Exception:
             log.exception("Container %s could not be removed completely.", self.container_id)
+        try:
+            await self._close_volumes()
+        except Exception:
+            log.exception("Container %s: its volumes could not be let go of.", self.container_id)
         if self._attempt is not None:
             self._attempt.ended()
         self._services.gpus.give_back(self.container_id)
@@ -385,7 +447,7 @@ class Container:
 
     def _socket_folder(self) -> Path:
         folder = self._folder / "run"
-        longest = max(SOCKET_NAME, GATEWAY_SOCKET, key=len)
+        longest = max(SOCKET_NAME, GATEWAY_SOCKET, VOLUME_SOCKET, key=len)
         if self._services.isolation.name == "process" and not fits_address(folder / longest):
             # What runs outside of a container has to connect to the path as it is here.
             return Path(tempfile.mkdtemp(prefix=SHORT_PREFIX))
@@ -423,6 +485,7 @@ class Container:
             raise CheckpointError("it is running a cell")
         self.sleeping = True
         self.work.close()
+        await self._detach_volumes()
         self._proxy.close()
         try:
             try:
@@ -434,6 +497,9 @@ class Container:
         except BaseException:
             self.sleeping = False
             if self.accepts:
+                if self._volumes is not None:
+                    await self._volumes.attach(process.pid)
+                    await self._listen_for_volumes()
                 await self._link.listen()
                 if self._token:
                     await self._proxy.listen()
@@ -444,11 +510,26 @@ class Container:
         self.kill(self._stopping)
         return slept
 
+    async def _detach_volumes(self) -> None:
+        """So that it can be written: what wakes has them anew. Raises `CheckpointError`; it works on then."""
+        if self._volumes is None:
+            return
+        try:
+            await self._volumes.detach()
+        except (MountFailedError, VolumeError, StoreError, OSError) as error:
+            self.sleeping = False
+            self.work.open()
+            raise CheckpointError(str(error)) from error
+        self._stop_listening_for_volumes()
+
     async def _count_on(self, ref: SnapshotRef) -> None:
         with contextlib.suppress(SnapshotError):  # it is told by who restores it
             self._link.go_on_from(*await self._services.sessions.counts(ref))
 
     def _is_ready(self) -> None:
+        if not self._attached:
+            self._early = True
+            return
         self._cancel_timer("startup")
         self.state = "ready"
         self._ready.set()

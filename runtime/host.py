@@ -21,7 +21,7 @@ from skylift.runtime.containers import Container, ContainerServices
 from skylift.runtime.gateway_link import GatewayLink
 from skylift.runtime.gpus import GpuInventory
 from skylift.runtime.image_builder import ImageBuilder
-from skylift.runtime.isolation import CheckpointError, Isolation
+from skylift.runtime.isolation import CHILDREN_FOLDER, CheckpointError, Isolation
 from skylift.runtime.settings import HostSettings
 from skylift.runtime.sleeping import SessionSnapshots
 from skylift.runtime.snapshot_errors import SnapshotError
@@ -31,6 +31,7 @@ from skylift.runtime.start_paths import StartPaths
 from skylift.runtime.template import one_line
 from skylift.runtime.templates import Templates, TemplateServices
 from skylift.runtime.usage import UsageSampler
+from skylift.runtime.volume_mounts import HostVolumes
 from skylift.runtime.work import Grace, WorkServices
 from skylift.wire import (
     PROTOCOL,
@@ -108,6 +109,9 @@ class Host:
                 changed=self._templates_changed,
             )
         )
+        self._volumes = HostVolumes(
+            home / "host" / "volumes", settings.store, home, opened.store, opened.names
+        )
         self._sessions = SessionSnapshots(home / "host" / "snapshots" / "sessions", self._threads)
         self._services = ContainerServices(
             host_id=host_id,
@@ -125,6 +129,7 @@ class Host:
             ),
             paths=StartPaths(home / "host" / "containers", isolation, self._templates),
             sessions=self._sessions,
+            volumes=self._volumes,
             worked=self._container_worked,
         )
         self._builder = ImageBuilder(
@@ -161,6 +166,8 @@ class Host:
     async def run(self) -> None:
         """Work until told to stop, or until there was no gateway for `orphan_timeout`; then end it all."""
         await self._isolation.adopt()
+        self._volumes.set_up(self._isolation.owner, self._isolation.cannot_have_volumes)
+        await self._recover_volumes()
         folders = (Path("containers"), Path("templates"), Path("snapshots", "sessions"))
         for parent in (self._home / "host" / each for each in folders):
             for folder in parent.glob("*"):
@@ -181,6 +188,7 @@ class Host:
             await self._builder.close()
             await asyncio.gather(*background, *self._asides, return_exceptions=True)
             await self._templates.close()
+            await asyncio.to_thread(self._volumes.close)
             await self._isolation.close()
             self._threads.shutdown(wait=False)
 
@@ -192,6 +200,13 @@ class Host:
         self._reason = self._reason or reason
         self._grace = grace
         self._stop.set()
+
+    async def _recover_volumes(self) -> None:
+        """What containers of a host that was killed had written to volumes is committed now."""
+        folder = self._home / "host"
+        left = [*folder.glob("containers/*"), *folder.glob(f"templates/*/{CHILDREN_FOLDER}/*")]
+        if not self._isolation.cannot_have_volumes:
+            await asyncio.to_thread(self._volumes.recover, left)
 
     async def _open_snapshots(self) -> None:
         loop = asyncio.get_running_loop()

@@ -199,6 +199,11 @@ class Isolation(ABC):
     cannot_checkpoint: str = "containers of this host cannot be written"
     """The same of `ContainerProcess.checkpoint` and `restore`."""
 
+    cannot_have_volumes: str = 'its containers are isolated from nothing (isolation = "process")'
+    """Why volumes cannot be mounted in its containers; "" where they can. Known after `adopt`."""
+    owner: tuple[int, int] = (0, 0)
+    """The user and group of this machine that are root in containers. Known after `adopt`."""
+
     async def fork(self, template: ContainerPlan, plan: ContainerPlan, *, hold: bool = False) -> Fork:
         """Prepare a container that is forked from a running one with the plan `template`.
 

@@ -23,6 +23,7 @@ from skylift.image import Image, default_image
 from skylift.inside import container_spec
 from skylift.options import Serializer, check_options, check_timeout_given, refuse_not_built
 from skylift.retries import Retries
+from skylift.volume_options import check_volumes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,9 +68,8 @@ class App(metaclass=_AppType):
             raise InvalidError(f'App(name={name!r}): a name is text, such as "training"')
         if image is not None and not isinstance(image, Image):
             raise InvalidError(f"App(image={image!r}): a skylift.Image")
-        refuse_not_built(
-            {"secrets": secrets, "volumes": volumes, "tags": tags, "include_source": include_source}
-        )
+        refuse_not_built({"secrets": secrets, "tags": tags, "include_source": include_source})
+        self._volumes = check_volumes(volumes or {})
         self._name = name
         self._image = image
         self._functions: dict[str, Function[..., Any]] = {}
@@ -151,6 +151,7 @@ class App(metaclass=_AppType):
         given = {key: value for key, value in locals().items() if key not in ("self", "forgotten")}
         if forgotten is not None:
             raise InvalidError("@app.function needs parentheses: write @app.function()")
+        given["volumes"] = self._all_volumes(volumes)
         check_name(name, "function", "train")
         check_timeout_given(timeout)
 
@@ -219,6 +220,7 @@ class App(metaclass=_AppType):
         given = {key: value for key, value in locals().items() if key not in ("self", "forgotten")}
         if forgotten is not None:
             raise InvalidError("@app.cls needs parentheses: write @app.cls()")
+        given["volumes"] = self._all_volumes(volumes)
         check_name(name, "class", "Model")
         check_timeout_given(timeout)
         options = check_options(given)
@@ -293,6 +295,10 @@ class App(metaclass=_AppType):
         # In a container an app without a name is that of whoever called, which has its name from there.
         inside = container_spec()
         return inside.app if inside is not None else PurePath(notebook_name()).stem or "app"
+
+    def _all_volumes(self, volumes: object) -> dict[str, Any]:
+        """Those of the app, and a function's own."""
+        return {**self._volumes, **check_volumes({} if volumes is None else volumes)}
 
     def _default_image(self) -> Image:
         return self._image or default_image()

@@ -11,6 +11,7 @@ from skylift.image import Image
 from skylift.image_checks import check_built, check_python
 from skylift.local_modules import local_modules, named_in
 from skylift.options import FunctionOptions
+from skylift.volume_options import mounts_of
 from skylift.waiting import Waiter
 from skylift.wire import INLINE_LIMIT, Define, ImageSpec
 
@@ -50,6 +51,7 @@ class Definition:
         image_spec = await image._ready(waiter, client, moment, modules)
         check_built(image_spec, self._name, by_value)
         imports = image._imports
+        mounts = await mounts_of(waiter, client.http, self._options.volumes) if self._options.volumes else ()
         kept = self._kept
         if (
             kept is not None
@@ -57,10 +59,13 @@ class Definition:
             and kept[1] is image_spec
             and kept[2] is imports
             and kept[3] == client.gateway_id
+            and kept[4].spec.volumes == mounts
         ):
             return kept[4]
         spec = msgspec.structs.replace(
-            self._options.spec(self._app, self._name, image_spec, is_generator=self._is_generator),
+            self._options.spec(
+                self._app, self._name, image_spec, is_generator=self._is_generator, volumes=mounts
+            ),
             preload=tuple(sorted(self._code.preload() | imports)),
             template_code=self._code.template_code(),
             parameters=self._parameters,

@@ -15,7 +15,8 @@ from skylift.exceptions import InvalidError
 from skylift.gpu import parse_gpus
 from skylift.image import Image
 from skylift.retries import Retries, retry_policy
-from skylift.wire import FunctionSpec, GpuRequest, IdlePolicy, ImageSpec, RetryPolicy
+from skylift.volume_options import check_volumes
+from skylift.wire import FunctionSpec, GpuRequest, IdlePolicy, ImageSpec, RetryPolicy, VolumeMount
 
 Serializer: TypeAlias = Literal["cloudpickle", "dill"]
 
@@ -24,7 +25,6 @@ MAX_TIMEOUT = 24 * 3600
 
 _NOT_BUILT = [
     "secrets",
-    "volumes",
     "schedule",
     "cloud",
     "region",
@@ -62,6 +62,8 @@ class FunctionOptions:
     single_use: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
     serializer: Serializer = "cloudpickle"
+    volumes: Mapping[str, Any] = field(default_factory=dict)
+    """By path."""
     by_value: bool = False
     """Whether the code of functions of imported modules travels too, as that of notebook functions does."""
 
@@ -74,6 +76,7 @@ class FunctionOptions:
         is_generator: bool = False,
         session: str = "",
         session_name: str = "",
+        volumes: tuple[VolumeMount, ...] = (),
     ) -> FunctionSpec:
         """What containers of this function are made of."""
         return FunctionSpec(
@@ -96,6 +99,7 @@ class FunctionOptions:
             block_network=self.block_network,
             single_use=self.single_use,
             is_generator=is_generator,
+            volumes=volumes,
             env=dict(self.env),
             session=session,
             session_name=session_name,
@@ -141,6 +145,8 @@ def check_options(given: Mapping[str, Any], base: FunctionOptions | None = None)
         changes["by_value"] = _flag("serialized", given["serialized"])
     if given.get("env") is not None:
         changes["env"] = _env(given["env"])
+    if given.get("volumes") is not None:
+        changes["volumes"] = check_volumes(given["volumes"])
     if given.get("serializer") is not None:
         changes["serializer"] = _serializer(given["serializer"])
     made = replace(options, **changes)

@@ -27,6 +27,7 @@ from skylift.remote_errors import rebuild
 from skylift.remote_ref import References, RemoteRef
 from skylift.results import connected_client, event_data
 from skylift.serialization import loads, warn_large
+from skylift.volume_options import mounts_of
 from skylift.waiting import BLOCKING
 from skylift.waiting import run as run_blocking
 from skylift.wire import (
@@ -38,6 +39,7 @@ from skylift.wire import (
     ImageSpec,
     StopSession,
     Submit,
+    VolumeMount,
     new_id,
 )
 
@@ -85,6 +87,7 @@ class Session:
         image: Any = None,
         env: Mapping[str, str] | None = None,
         block_network: bool = False,
+        volumes: Mapping[str, Any] | None = None,
         app: str = "notebook",
         session_id: str = "",
     ) -> None:
@@ -98,6 +101,7 @@ class Session:
             "image": image,
             "env": env,
             "block_network": block_network,
+            "volumes": volumes,
         }
         # One container is the session: a second one would have none of its variables.
         self._options = replace(check_options(given), max_containers=1)
@@ -275,11 +279,18 @@ class Session:
                 image,
                 session=self.session_id,
                 session_name=self.name,
+                volumes=self._mounts(),
             )
             self._define = _define(spec)
         if timeout is None or timeout == self._define.spec.timeout:
             return self._define
         return _define(msgspec.structs.replace(self._define.spec, timeout=timeout))
+
+    def _mounts(self) -> tuple[VolumeMount, ...]:
+        if not self._options.volumes:
+            return ()
+        client = run_blocking(connected_client(BLOCKING))
+        return run_blocking(mounts_of(BLOCKING, client.http, self._options.volumes))
 
     def _image(self) -> ImageSpec:
         """Built, where that has not been done yet."""

@@ -65,6 +65,7 @@ from skylift.runtime.runc.sandboxes import Sandbox, Sandboxes
 from skylift.runtime.runc.skeleton import Skeletons
 from skylift.runtime.runc.template import children_bind
 from skylift.runtime.settings import MIB, HostSettings
+from skylift.runtime.volume_mounts import why_no_volumes
 
 LOCK_TRIES = 20
 LOCK_PAUSE = 0.25
@@ -147,6 +148,10 @@ class RuncIsolation(Isolation):
             if self._network is not None:
                 self._sandboxes = Sandboxes(self._network, self._maps, self._prefix)
                 self._sandboxes.refill()
+            self.owner = self._maps.owner
+            self.cannot_have_volumes = why_no_volumes() or (
+                "" if self._roots.layered else f"{self._home} is on no disk that can hold an overlay"
+            )
             self.cannot_fork = self._why_no_forks()
             self.cannot_checkpoint = await self._find_criu()
         except (CommandError, OSError, ValueError) as error:

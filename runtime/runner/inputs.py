@@ -52,6 +52,7 @@ def run_inputs(caller: Caller, header: Header, inputs: Inputs, stream: Stream) -
         early = guard.begin(inputs.call, index)
         try:
             data = caller.value(header, payload, stream) if early is None else b""
+            stream.settle()
         except BaseException as error:
             guard.active = False
             _fail(stream, guard.delivered, error, index)
@@ -64,4 +65,5 @@ def run_inputs(caller: Caller, header: Header, inputs: Inputs, stream: Stream) -
 
 def _fail(stream: Stream, request: Request | None, error: BaseException | None, index: int) -> None:
     _, event = described(request, error)
+    stream.settle()
     stream.add(*event.event(index), done=index, wait=False)

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from json.encoder import encode_basestring_ascii as quoted
 from typing import TYPE_CHECKING, Any
 
+from .volumes import commit_all
+
 if TYPE_CHECKING:
     from .link import Link
     from .pulse import Pulse
@@ -242,10 +244,18 @@ class Stream:
                 header["index"] = self.index
             self._link.send(json.dumps(header).encode())
 
+    def settle(self) -> None:
+        """What was written to volumes is committed before anybody hears that the call (the input) is done."""
+        said = "" if self.closed else commit_all()
+        if said:
+            index = "" if self.index is None else f',"index":{self.index}'
+            self.add("output", f'{{"stream":"stderr"{index}}}', said.encode(), wait=False)
+
     # --- the end ---------------------------------------------------------------------------------
 
     def finish(self, state: str, summary: str = "", last: Iterable[tuple[str, str, bytes]] = ()) -> None:
         """The call is over: sends what is waiting, the `last` events (kind, JSON meta, data) and the end."""
+        self.settle()
         with self._lock:
             if self.closed:
                 return

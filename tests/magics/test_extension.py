@@ -56,7 +56,10 @@ def test_ipython_shows_the_reference(loaded: Any, capsys: pytest.CaptureFixture[
     ("cell", "expected"),
     [
         ("%%gpu H1000\nx", "InvalidError: gpu='H1000': unknown GPU 'H1000'; did you mean H100"),
-        ("%%gpu H100 --volume a:/b\nx", "InvalidError: %%gpu: --volume: volumes are not built yet"),
+        (
+            "%%gpu H100 --volume a:b\nx",
+            "InvalidError: %%gpu: --volume 'a:b': it takes a path in the container",
+        ),
         ("%%gpu\nx", "InvalidError: %%gpu: which GPU?"),
         ("%gpu H100", "InvalidError: %gpu H100: to run a cell on it, write two percent signs: %%gpu H100"),
         ("%gpu stpo", "InvalidError: %gpu stpo: no such command; did you mean stop"),
@@ -72,7 +75,6 @@ def test_ipython_shows_the_reference(loaded: Any, capsys: pytest.CaptureFixture[
         ("%gpu attach", "InvalidError: %gpu attach takes the id of one run"),
         ("%gpu attach x", "InvalidError: %gpu attach x: ids of runs look like fc-01jd3k…"),
         ("%gpu attach x --from here", "InvalidError: %gpu attach: --from is followed by start or now"),
-        ("%skylift volumes", "InvalidError: %skylift volumes: volumes are not built yet"),
         ("%skylift machine", "InvalidError: %skylift machine: no such command; did you mean machines"),
         ("%skylift runs all", "InvalidError: %skylift runs takes nothing more, and there is 'all'"),
         ("%skylift spend gpus", "InvalidError: %skylift spend gpus: did you mean gpu?"),

@@ -100,6 +100,12 @@ def test_an_unknown_gpu_names_the_nearest() -> None:
         ("H100 --name a/b", "%%gpu: --name 'a/b': it takes letters, digits, dots, dashes and underscores"),
         ("H100 --image a.b", "%%gpu: --image 'a.b': it takes the name of a variable that holds an Image"),
         ("H100 --env A", "%%gpu: --env 'A': it takes NAME=value"),
+        ("H100 --volume data", "%%gpu: --volume 'data': it takes NAME:/PATH, such as data:/data, with :ro"),
+        ("H100 --volume a/b:/data", "it takes NAME:/PATH"),
+        ("H100 --volume data:/data:no", "it takes NAME:/PATH"),
+        ("H100 --volume data:/tmp", "a volume cannot be mounted at /tmp, which containers need"),
+        ("H100 --volume a:/x --volume b:/x/", "two volumes at /x"),
+        ("H100 --volume a:/x --volume b:/x/y", "/x/y is in /x, where another volume is mounted"),
         ("H100 --detach=yes", "%%gpu: --detach takes no value"),
         ("H100 A100-80GB", "are written with commas: %%gpu H100,A100-80GB"),
         ("H100,cpu", "%%gpu H100,cpu: cpu stands alone"),
@@ -117,13 +123,17 @@ def test_what_is_wrong_is_named(line: str, expected: str) -> None:
         ("--cloud aws", "clouds are not built yet"),
         ("--region eu", "clouds are not built yet"),
         ("--on-demand", "clouds are not built yet"),
-        ("--volume data:/data", "volumes are not built yet"),
         ("--secret hf", "secrets are not built yet: --env passes an environment variable"),
         ("--max-cost 5", "limits on cost are not built yet: --timeout limits the time"),
     ],
 )
 def test_what_is_not_built_yet_is_refused_by_name(option: str, expected: str) -> None:
     assert f"%%gpu: {option.split()[0]}: {expected}" in refusal(f"H100 {option}")
+
+
+def test_volumes() -> None:
+    options = parse_line("H100 --volume data:/data --volume=models:/mnt/models/:ro")
+    assert {"/data": ("data", False), "/mnt/models": ("models", True)} == options.volumes
 
 
 @settings(deadline=None)

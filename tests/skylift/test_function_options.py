@@ -104,7 +104,6 @@ def test_wrong_parameters_are_named_at_the_decorator(given: dict, message: str) 
     "given",
     [
         {"secrets": [object()]},
-        {"volumes": {"/data": object()}},
         {"cloud": "aws"},
         {"region": "us-east-1"},
         {"zone": "us-east-1c"},
