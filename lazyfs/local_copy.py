@@ -14,6 +14,7 @@ import mmap
 import os
 import struct
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -34,6 +35,10 @@ _RECORD = 8
 _NUMBER = struct.Struct("<I")
 _NEAR, _FAR = 1, 4
 """Chunks that are fetched ahead of a read; far where the one before was read too."""
+_SLOW = 0.004
+"""Seconds for a chunk, beyond which it is the way to the store that takes time, and not the bytes."""
+_MORE = 4
+"""So many times more is fetched ahead from such a store: what nobody needs costs little there."""
 _UNKEPT = 32
 """Chunks kept in memory where the disk has no room for them."""
 
@@ -60,6 +65,8 @@ class LocalCopy(ServedFile):
         self._pushing = pushing
         self._wanted_whole: set[int] = set()
         """Chunks that another host has read: the kernel is given them before it asks."""
+        self._fetch_seconds = 0.0
+        """That a chunk took of late."""
         self._pushed = bytearray(len(file.chunks))
         """1: the kernel was given the whole chunk. (It may have dropped it since, and asks then.)"""
         self._lock = threading.Lock()
@@ -205,6 +212,8 @@ class LocalCopy(ServedFile):
     def _read_ahead(self, missing: Sequence[int]) -> None:
         last = missing[-1]
         count = _FAR if missing[0] - 1 in self._seen else _NEAR
+        if self._fetch_seconds > _SLOW:
+            count *= _MORE
         self._bring_ahead(range(last + 1, min(last + 1 + count, len(self._ready))))
 
     def _fly(self, number: int, *, ahead: bool) -> Flight:
@@ -258,7 +267,10 @@ class LocalCopy(ServedFile):
             if number in self._unkept:
                 self._unkept.move_to_end(number)
                 return self._unkept[number]
+        begun = time.monotonic()
         data = self._reader.chunk(number)
+        # (Threads may overwrite each other's figure: it is a rough one.)
+        self._fetch_seconds += (time.monotonic() - begun - self._fetch_seconds) / 8
         self._stats.fetched += 1
         self._stats.fetched_bytes += len(data)
         return data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -116,6 +117,25 @@ def test_chunks_ahead_are_fetched_too(copy: LocalCopy, store: CountingStore) -> 
     assert store.gets[copy._file.chunks[5].blob] == 1
     assert copy.trace() == [4]
     assert copy.stats().here == 3  # with the zeros
+
+
+def test_more_is_fetched_ahead_from_a_store_that_is_far(
+    copy: LocalCopy, store: CountingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = CountingStore.get
+
+    def slowly(store: CountingStore, blob: str) -> bytes:
+        time.sleep(0.05)
+        return get(store, blob)
+
+    monkeypatch.setattr(CountingStore, "get", slowly)
+    read(copy, 0, 1)
+    settle(copy)
+    assert copy.stats().here == 3  # the one ahead, and the zeros
+    read(copy, 3 * CHUNK_SIZE, 1)
+    settle(copy)
+    assert copy.stats().here == len(copy._file.chunks)
+    assert copy.trace() == [0, 3]
 
 
 def test_the_trace_is_the_order_of_first_reads(copy: LocalCopy) -> None:
