@@ -13,6 +13,7 @@ from skylift.backend.pools import Container, Pool
 from skylift.backend.scheduler import assign, decide, top_up
 from skylift.backend.scheduler_state import Assign, Decision, Fail, Keep, Retire, Sleep, Start, Stop, Wait
 from skylift.backend.streams import answer
+from skylift.runtime.bucket_keys import with_keys
 from skylift.wire import (
     Code,
     Problem,
@@ -299,7 +300,7 @@ class Dispatcher:
             StartContainer(
                 container_id=container.container_id,
                 pool_id=pool.pool_id,
-                spec=pool.spec if asleep is None else asleep.session.spec,
+                spec=pool.spec if asleep is None else with_keys(asleep.session.spec, pool.spec),
                 gpu=gpu,
                 token=self.tokens.mint(container.container_id, pool.user),
                 user=pool.user,

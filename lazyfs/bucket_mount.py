@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from skylift.lazyfs import mount_calls
 from skylift.lazyfs.store import StoreError
 
 
@@ -29,17 +28,18 @@ class BucketMount:
         owner: tuple[int, int] = (0, 0),
         read_only: bool = False,
     ) -> None:
-        """Mounts the bucket of `url` (see `open_store`) at ``folder/files``. `env` has the keys, as
-        ``AWS_ACCESS_KEY_ID`` and so on; without that name requests are not signed. All files belong to
-        `owner`. Raises `BucketMountError`.
+        """Mounts the bucket of `url` (see `open_store`). `env` has the keys, as ``AWS_ACCESS_KEY_ID`` and so
+        on; without that name requests are not signed. All files belong to `owner`; `folder` is for what is
+        being written. Raises `BucketMountError`.
         """
-        self.files = folder / "files"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log_file = folder / "bucket.log"
+        self.target = folder / "files"
+        """Where it is mounted, in the mount namespace of `pid`."""
         wish = {
             "url": url,
             "env": dict(env),
-            "target": str(self.files),
+            "target": str(self.target),
             "scratch": str(folder / "scratch"),
             "owner": list(owner),
             "read_only": read_only,
@@ -52,21 +52,29 @@ class BucketMount:
                 stderr=said,
                 start_new_session=True,
             )
+        self.pid = self._process.pid
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
-            pipe.write(json.dumps(wish).encode())
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(wish).encode() + b"\n")
+            self._process.stdin.flush()
         with self._process.stdout as answers:
             answer = json.loads(answers.readline() or b"{}")
         if "ready" not in answer:
-            self._process.wait()
+            self.abort()
             why = answer.get("problem") or f"its process ended early; {self.log_file} says more"
             raise BucketMountError(why)
 
+    @property
+    def files(self) -> Path:
+        """Where others see it who may trace its process."""
+        return Path(f"/proc/{self.pid}/root{self.target}")
+
     def detach(self) -> None:
-        """Take it from this machine's tree: it stays where else it was attached, and ends with that."""
-        with contextlib.suppress(OSError):
-            mount_calls.unmount(self.files, lazily=True)
+        """Unmount it: it stays where else it was attached, and ends with that. As at this process's end."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until it was unmounted everywhere and what was written was sent; False where that takes

@@ -13,6 +13,8 @@ MS_NOSUID = 2
 MS_NODEV = 4
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
+_CLONE_NEWNS = 0x00020000
+_MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -32,6 +34,16 @@ def mount(source: str, target: Path, kind: str, flags: int, options: str = "") -
     words = (source.encode(), os.fsencode(target), kind.encode())
     if _libc.mount(*words, ctypes.c_ulong(flags), options.encode() or None):
         raise _failure(target)
+
+
+def enter_new_namespace() -> None:
+    """Have mounts of one's own from here on, which nobody else sees; called before there are threads.
+
+    Raises OSError.
+    """
+    if _libc.unshare(_CLONE_NEWNS):
+        raise _failure(Path("/"))
+    mount("none", Path("/"), "", _MS_REC | _MS_PRIVATE)
 
 
 def unmount(target: Path, *, lazily: bool = False) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from skylift.lazyfs.store import StoreError
 from skylift.lazyfs.volume_errors import VolumeError
+from skylift.runtime.bucket_keys import without_keys
 from skylift.runtime.container_files import (
     ELSEWHERE,
     SHORT_PREFIX,
@@ -314,7 +315,7 @@ class Container:
         if self._token:
             self._link.env = self._way_to_gateway()
             spec = self._link.folder / SPEC_FILE
-            spec.write_bytes(msgspec.json.encode(self.spec))
+            spec.write_bytes(msgspec.json.encode(without_keys(self.spec)))
             spec.chmod(0o644)
             await self._proxy.listen()
         if self.spec.volumes:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from skylift.runtime.bucket_keys import without_keys
 from skylift.runtime.isolation import CheckpointError, ContainerProcess
 from skylift.runtime.snapshot_errors import SnapshotError
 from skylift.runtime.snapshots import Snapshots
@@ -81,7 +82,7 @@ class SessionSnapshots:
                         folder,
                         gpu_driver=process.gpu_driver,
                         metadata={
-                            "spec": msgspec.to_builtins(container.spec),
+                            "spec": msgspec.to_builtins(without_keys(container.spec)),
                             "sent": counts[0],
                             "got": counts[1],
                         },

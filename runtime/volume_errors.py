@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skylift.lazyfs import volume_errors as errors
+from skylift.lazyfs.bucket_mount import BucketMountError
 
 _NAMES: list[tuple[type[BaseException], str]] = [
     (errors.VolumeNotFoundError, "NotFoundError"),
@@ -12,6 +13,7 @@ _NAMES: list[tuple[type[BaseException], str]] = [
     (errors.VolumeFullError, "ResourceExhaustedError"),
     (errors.VolumeUnreachableError, "ConnectionError"),
     (errors.VolumeDamagedError, "RemoteError"),
+    (BucketMountError, "ConnectionError"),
 ]
 
 

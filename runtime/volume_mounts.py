@@ -25,6 +25,7 @@ from skylift.lazyfs.store import Store, StoreError
 from skylift.lazyfs.tree_daemon import TreeDaemon, unmount_trees
 from skylift.lazyfs.trees import Trees
 from skylift.lazyfs.volume_errors import VolumeError, VolumeNotFoundError
+from skylift.runtime.mounted_bucket import MountedBucket
 from skylift.runtime.mounted_volume import Left, MountedVolume, recovered
 from skylift.runtime.start_error import StartError
 from skylift.runtime.volume_errors import error_name
@@ -92,14 +93,15 @@ class HostVolumes:
 
         Raises `StartError` naming the volume; nothing of them is left then.
         """
-        opened: list[MountedVolume] = []
+        opened: list[MountedVolume | MountedBucket] = []
         try:
             if self.why_not:
                 raise StartError(f"Volumes cannot be mounted on this host: {self.why_not}.", "InvalidError")
             for number, mount in enumerate(mounts):
-                if mount.bucket:
-                    raise StartError("CloudBucketMount is not built yet", "InvalidError")
                 place = folder / str(number)
+                if mount.bucket:
+                    opened.append(MountedBucket(mount, place, self.owner))
+                    continue
                 opened.append(MountedVolume(mount, place, self.trees, self.names, self.tree, self.owner, who))
         except BaseException as error:
             for volume in opened:
@@ -161,7 +163,13 @@ def why_no_volumes() -> str:
 class ContainerVolumes:
     """The volumes of one container. Methods are called from the event loop; one works at a time."""
 
-    def __init__(self, volumes: list[MountedVolume], container_id: str, folder: Path, unsaved: Path) -> None:
+    def __init__(
+        self,
+        volumes: list[MountedVolume | MountedBucket],
+        container_id: str,
+        folder: Path,
+        unsaved: Path,
+    ) -> None:
         self._volumes = volumes
         self._container_id = container_id
         self._folder = folder
@@ -193,7 +201,7 @@ class ContainerVolumes:
                 for left in await self._commit(volume, force=True):
                     if left.pending:
                         raise MountFailedError(left.text, 0)
-            gone: list[MountedVolume] = []
+            gone: list[MountedVolume | MountedBucket] = []
             try:
                 for volume in self._volumes:
                     await self._take_out(volume)
@@ -255,10 +263,10 @@ class ContainerVolumes:
             return {"error": "ConflictError", "message": str(error)}
         return {"error": "InvalidError", "message": f"{what!r} cannot be asked of a container's host"}
 
-    async def _commit(self, volume: MountedVolume, *, force: bool = False) -> list[Left]:
+    async def _commit(self, volume: MountedVolume | MountedBucket, *, force: bool = False) -> list[Left]:
         return await asyncio.to_thread(volume.commit, force=force)
 
-    async def _reload(self, volume: MountedVolume) -> None:
+    async def _reload(self, volume: MountedVolume | MountedBucket) -> None:
         for left in await self._commit(volume):
             if left.pending:
                 raise MountFailedError(f"It is not reloaded, for that would lose it: {left.text}", 0)
@@ -268,7 +276,7 @@ class ContainerVolumes:
         finally:
             await _run(volume.wish(self._pid))
 
-    async def _take_out(self, volume: MountedVolume) -> None:
+    async def _take_out(self, volume: MountedVolume | MountedBucket) -> None:
         try:
             await _run({"do": "unmount", "pid": self._pid, "target": volume.mount.path})
         except MountFailedError as error:
@@ -280,7 +288,7 @@ class ContainerVolumes:
                 ) from None
             raise
 
-    async def _last_commit(self, volume: MountedVolume) -> list[str]:
+    async def _last_commit(self, volume: MountedVolume | MountedBucket) -> list[str]:
         for attempt in range(_TRIES):
             try:
                 said = await self._commit(volume, force=True)
@@ -295,7 +303,7 @@ class ContainerVolumes:
             return [left.text for left in said]
         raise AssertionError
 
-    def _keep(self, volume: MountedVolume, error: Exception) -> str:
+    def _keep(self, volume: MountedVolume | MountedBucket, error: Exception) -> str:
         place = self._unsaved / volume.folder.name
         try:
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skylift import exceptions as exception
     from skylift.app import App as App
+    from skylift.bucket_mount import CloudBucketMount as CloudBucketMount
     from skylift.class_decorators import enter as enter
     from skylift.class_decorators import exit as exit  # noqa: A004 (its public name)
     from skylift.class_decorators import method as method
@@ -44,6 +45,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "App": "app",
+    "CloudBucketMount": "bucket_mount",
     "Cls": "cls",
     "Error": "exceptions",
     "FilePatternMatcher": "file_patterns",
@@ -65,7 +67,7 @@ _HOME = {
 _MODULES = {"exceptions": "exceptions", "exception": "exceptions"}
 _NOT_BUILT = frozenset(
     """
-    CloudBucketMount Cron Dict Period Queue Sandbox Secret
+    Cron Dict Period Queue Sandbox Secret
     asgi_app batched concurrent fastapi_endpoint forward web_server wsgi_app
     """.split()  # noqa: SIM905
 )

@@ -11,20 +11,22 @@ from skylift.waiting import Waiter
 from skylift.wire import VolumeMount
 
 if TYPE_CHECKING:
+    from skylift.bucket_mount import CloudBucketMount
     from skylift.http import Http
     from skylift.volume import Volume
 
 
-def check_volumes(volumes: object) -> dict[str, Volume]:
+def check_volumes(volumes: object) -> dict[str, Volume | CloudBucketMount]:
     """By path. Raises `InvalidError` naming what is wrong."""
+    from skylift.bucket_mount import CloudBucketMount
     from skylift.volume import Volume
 
     if not isinstance(volumes, Mapping):
         raise InvalidError(f'volumes={volumes!r}: a dict of paths and volumes, such as {{"/data": volume}}')
-    checked: dict[str, Volume] = {}
+    checked: dict[str, Volume | CloudBucketMount] = {}
     for given, volume in volumes.items():
         path = mount_path(given)
-        if not isinstance(volume, Volume):
+        if not isinstance(volume, (Volume, CloudBucketMount)):
             raise InvalidError(
                 f"volumes={{{given!r}: {volume!r}}}: a skylift.Volume, such as "
                 "skylift.Volume.from_name('data', create_if_missing=True)"

@@ -3,8 +3,9 @@
 ``python volume_mount.py JSON``. With ``"do": "mount"``, in a mount namespace of its own: an overlay of the
 folders ``lower`` and ``upper`` in the working directory (of ``lower`` alone where it is read-only), then, of
 that, the folder ``sub_path``; this is attached at ``target`` in the container that process ``pid`` is in. So
-nothing is mounted on the host, and what is mounted ends with the container. With ``"do": "unmount"`` it is
-detached, where nothing has a file of it open; exit status 16 (EBUSY) says that something has.
+nothing is mounted on the host, and what is mounted ends with the container. With ``"served": [PID, PATH]`` it
+is not an overlay, but what is mounted there in the mount namespace of that process. With ``"do": "unmount"``
+it is detached, where nothing has a file of it open; exit status 16 (EBUSY) says that something has.
 
 Nothing that the container could have made a link is followed. Knows the standard library alone.
 """
@@ -91,20 +92,34 @@ def _walk(start: int, path: str, owner: list[int] | None) -> int:
 
 def mount(wish: dict[str, Any]) -> None:
     """See the module. Raises OSError."""
-    read_only = wish["read_only"]
     _checked(_libc.unshare(CLONE_NEWNS), "unshare")
     _mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+    _attach(_served(wish) if "served" in wish else _overlay(wish), wish)
+
+
+def _served(wish: dict[str, Any]) -> int:
+    """A folder that is mounted in the mount namespace of a process."""
+    pid, path = wish["served"]
+    _enter_mounts(pid)
+    return os.open(path, _DIRECTORY)
+
+
+def _overlay(wish: dict[str, Any]) -> int:
+    read_only = wish["read_only"]
     options = b"lowerdir=lower:empty" if read_only else b"lowerdir=lower,upperdir=upper,workdir=work"
     options += b",redirect_dir=off,metacopy=off,index=off"
     _mount(b"overlay", b"merged", b"overlay", MS_NOSUID | MS_NODEV, options)
     owner = None if read_only else wish["owner"]
     try:
-        folder = _walk(os.open("merged", _DIRECTORY), wish["sub_path"], owner)
+        return _walk(os.open("merged", _DIRECTORY), wish["sub_path"], owner)
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "the volume has no such folder", wish["sub_path"]) from None
+
+
+def _attach(folder: int, wish: dict[str, Any]) -> None:
     empty = ctypes.c_char_p(b"")
     tree = _system_call("open_tree", OPEN_TREE, folder, empty, OPEN_TREE_CLONE | AT_EMPTY_PATH | os.O_CLOEXEC)
-    what = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (MOUNT_ATTR_RDONLY if read_only else 0)
+    what = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (MOUNT_ATTR_RDONLY if wish["read_only"] else 0)
     attributes = _MountAttributes(attr_set=what)
     size = ctypes.c_size_t(ctypes.sizeof(attributes))
     _system_call("mount_setattr", MOUNT_SETATTR, tree, empty, AT_EMPTY_PATH, ctypes.byref(attributes), size)

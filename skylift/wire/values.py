@@ -139,6 +139,10 @@ class VolumeMount(Struct, frozen=True, kw_only=True, omit_defaults=True):
     bucket_env: dict[str, str] = {}
     """The keys to it."""
 
+    def __repr__(self) -> str:
+        shown = {name: getattr(self, name) for name in self.__struct_fields__ if name != "bucket_env"}
+        return f"VolumeMount({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
     """Call number n (from 1) is retried after ``initial_delay * backoff_coefficient**(n-1)`` seconds, at most
