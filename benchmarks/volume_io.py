@@ -1,8 +1,8 @@
 """Files of a volume in a container beside files of ext4: ``python -m benchmarks.volume_io``.
 
-The same code reads and writes both, in the same container: files of a volume, and files of the host's own disk, which
-the container sees through a bind mount (a folder of the notebook). Reads are warm (a second time) and cold (page cache
-dropped, and nothing in the daemon's memory). Needs root.
+The same code reads and writes both, in the same container: files of a volume, and files of the host's own
+disk, which the container sees through a bind mount (a folder of the notebook). Reads are warm (a second time)
+and cold (page cache dropped, and nothing in the daemon's memory). Needs root.
 """
 
 from __future__ import annotations
