@@ -30,6 +30,15 @@ _WORKERS = 16
 _NO_REPLACE = 1
 
 
+class OpenFolder:
+    """A folder that is open: listed when somebody begins to read it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.entries: list[tuple[bytes, bool]] = []
+        """Names, and whether they are folders."""
+
+
 class BucketFiles:
     """Serves a bucket over a FUSE connection until that ends."""
 
@@ -48,7 +57,7 @@ class BucketFiles:
         """By path: files that are open."""
         self._removed: dict[int, OpenFile] = {}
         """By node: those of them that have no name any more."""
-        self._handles: dict[int, OpenFile | list[tuple[bytes, bool]]] = {}
+        self._handles: dict[int, OpenFile | OpenFolder] = {}
         self._numbers = itertools.count(1)
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="bucket")
         self._answers: dict[int, Callable[[fuse.Request], bytes]] = {
@@ -159,7 +168,9 @@ class BucketFiles:
     # --- folders -------------------------------------------------------------------------------------
 
     def _open_folder(self, request: fuse.Request) -> bytes:
-        path = self._path_of(request)
+        return protocol.open_body(self._keep(OpenFolder(self._path_of(request))))
+
+    def _list(self, path: str) -> list[tuple[bytes, bool]]:
         listed = {name: found.folder for name, found in self._objects.list(path).items()}
         with self._lock:
             for each in self._open:
@@ -168,14 +179,16 @@ class BucketFiles:
                     listed.setdefault(name, False)
         entries = [(b".", True), (b"..", True)]
         entries += sorted((name.encode("utf-8", "replace"), folder) for name, folder in listed.items())
-        return protocol.open_body(self._keep(entries))
+        return entries
 
     def _read_folder(self, request: fuse.Request) -> bytes:
         handle, offset, room = protocol.read_wish(request)
-        entries = self._handles.get(handle)
-        if not isinstance(entries, list):
+        folder = self._handles.get(handle)
+        if not isinstance(folder, OpenFolder):
             raise _error(errno.EBADF, "")
-        return protocol.entries_body(entries, offset, room)
+        if offset == 0:
+            folder.entries = self._list(folder.path)
+        return protocol.entries_body(folder.entries, offset, room)
 
     def _release_folder(self, request: fuse.Request) -> bytes:
         with self._lock:
@@ -237,7 +250,7 @@ class BucketFiles:
             file.begin_anew()
         return file
 
-    def _keep(self, opened: OpenFile | list[tuple[bytes, bool]]) -> int:
+    def _keep(self, opened: OpenFile | OpenFolder) -> int:
         with self._lock:
             number = next(self._numbers)
             self._handles[number] = opened

@@ -37,7 +37,7 @@ KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_
 def main() -> int:
     """See the module. 0 after a mount that ended, 1 where there was none."""
     wish: dict[str, Any] = json.loads(sys.stdin.readline())
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     # It ends when the container has ended, and not before what was written was sent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     target = Path(wish["target"])

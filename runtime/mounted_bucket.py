@@ -12,6 +12,8 @@ from skylift.wire import VolumeMount
 
 log = logging.getLogger(__name__)
 
+_MOST_SAID = 16 * 1024
+"""Bytes."""
 _SEND_SECONDS = 60.0
 """For so long the end of a container waits for what it wrote to be sent; it goes on being sent afterwards."""
 
@@ -24,6 +26,8 @@ class MountedBucket:
         self.mount = mount
         self.folder = folder
         self._owner = owner
+        self._told = 0
+        """Bytes of the log that were passed on."""
         self._served = BucketMount(
             folder, mount.bucket, mount.bucket_env, owner=owner, read_only=mount.read_only
         )
@@ -40,8 +44,13 @@ class MountedBucket:
         }
 
     def commit(self, *, force: bool = False) -> list[Left]:
-        """Nothing is to be committed."""
-        return []
+        """Nothing is to be committed; what went wrong since, in words."""
+        with self._served.log_file.open("rb") as file:
+            file.seek(self._told)
+            said = file.read(_MOST_SAID)
+            self._told += len(said)
+        lines = dict.fromkeys(said.decode("utf-8", "replace").splitlines())
+        return [Left(f"{self.mount.path}: {line}", pending=False) for line in lines if line.strip()]
 
     def reload(self) -> None:
         """What others change is seen without."""
@@ -54,3 +63,5 @@ class MountedBucket:
         self._served.detach()
         if not self._served.wait(_SEND_SECONDS):
             log.warning("What was written to %s is still being sent.", self.mount.name)
+        for left in self.commit():
+            log.warning("%s", left.text)

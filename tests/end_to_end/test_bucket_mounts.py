@@ -144,6 +144,23 @@ def test_a_session_sleeps_without_it_and_wakes_with_it(gateway: RunningGateway, 
     assert b"3" == bucket.get("left-open")
 
 
+def test_why_code_is_refused_is_said(
+    gateway: RunningGateway, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    bucket.put("private", b"1")
+    session = Session(name="train", volumes={"/data": CloudBucketMount(bucket.name, bucket.url)})
+    cell = "try:\n    open('/data/private').read()\nexcept OSError as error: print(error)"
+    refused = session.run_cell(cell, filename="<cell>")
+    said = b"".join(
+        each.data for each in refused if isinstance(each, Event) and each.kind == "output"
+    ).decode()
+    assert "[Errno 13] Permission denied" in said
+    assert f"/data: The bucket s3://{bucket.name} at {bucket.url} does not let us in: " in said
+    session.stop()
+
+
 def test_what_cannot_be_mounted(gateway: RunningGateway, bucket: Bucket) -> None:
     app = App("buckets")
 
