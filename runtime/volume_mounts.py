@@ -26,7 +26,7 @@ from skylift.lazyfs.tree_daemon import TreeDaemon, unmount_trees
 from skylift.lazyfs.trees import Trees
 from skylift.lazyfs.volume_errors import VolumeError, VolumeNotFoundError
 from skylift.runtime.mounted_bucket import MountedBucket
-from skylift.runtime.mounted_volume import Left, MountedVolume, recovered
+from skylift.runtime.mounted_volume import NOTE, Left, MountedVolume, recovered
 from skylift.runtime.start_error import StartError
 from skylift.runtime.volume_errors import error_name
 from skylift.wire import VolumeMount
@@ -128,11 +128,12 @@ class HostVolumes:
                 left.parent.rmdir()
 
     def _recover(self, folder: Path) -> None:
+        if not (folder / NOTE).exists():  # it could only be read
+            shutil.rmtree(folder, ignore_errors=True)
+            return
         try:
             said = recovered(folder, self.trees, self.names)
             log.warning("What container %s had not committed: %s.", folder.parent.name, said)
-        except FileNotFoundError:
-            pass  # it could only be read
         except VolumeNotFoundError as error:
             log.error("What container %s had written is gone: %s", folder.parent.name, error)
         except Exception as error:
