@@ -46,7 +46,8 @@ class BucketMount:
         }
         with self.log_file.open("ab") as said:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "skylift.lazyfs.bucket_worker"],
+                # The folder is for people, who look at the list of processes.
+                [sys.executable, "-m", "skylift.lazyfs.bucket_worker", str(folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=said,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,6 +44,10 @@ class Bucket:
 
     def put(self, key: str, data: bytes) -> None:
         self._client.put_object(Bucket=self.name, Key=key, Body=data)
+
+    def names(self) -> list[str]:
+        found = self._client.list_objects_v2(Bucket=self.name).get("Contents", ())
+        return [each["Key"] for each in found]
 
     def get(self, key: str) -> bytes:
         data: bytes = self._client.get_object(Bucket=self.name, Key=key)["Body"].read()
@@ -142,6 +149,23 @@ def test_a_session_sleeps_without_it_and_wakes_with_it(gateway: RunningGateway, 
     session.stop()
     gateway.wait_for("/v1/containers", lambda found: not found)
     assert b"3" == bucket.get("left-open")
+
+
+def test_what_was_written_is_sent_although_the_host_is_killed(
+    gateway: RunningGateway, bucket: Bucket
+) -> None:
+    session = Session(name="train", volumes={"/data": bucket.mount()})
+    for _ in session.run_cell(
+        "file = open('/data/open', 'w'); file.write('1'); file.flush()", filename="<cell>"
+    ):
+        pass
+    host = json.loads((gateway.home / "host" / "host.json").read_bytes())["pid"]
+    os.kill(host, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while "open" not in bucket.names():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert b"1" == bucket.get("open")
 
 
 def test_why_code_is_refused_is_said(
