@@ -4,7 +4,7 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 python := .venv/bin/python
 pytest_options ?= -n auto --dist loadgroup
-benchmarks := call_latency map_throughput stream gateway_load lazy_import large_volume
+benchmarks := call_latency map_throughput stream gateway_load lazy_import large_volume volume_io
 torch_benchmarks := cold_start density session_wake
 
 help: ## Show this list

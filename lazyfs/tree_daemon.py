@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import logging
-import os
 import sys
+import time
 from pathlib import Path
 
 from skylift.lazyfs import mount_calls
-from skylift.lazyfs.daemon import Holder
-from skylift.lazyfs.daemon_link import LayerDaemon
+from skylift.lazyfs.daemon import CONTROL, Holder
+from skylift.lazyfs.daemon_link import DaemonError, LayerDaemon
 from skylift.lazyfs.daemon_worker import FILES
 
 log = logging.getLogger(__name__)
 
-READ_AHEAD_KB = 2048
+_END_SECONDS = 10.0
+_END_PAUSE = 0.05
 
 
 class TreeDaemon(LayerDaemon):
@@ -51,14 +53,9 @@ class TreeDaemon(LayerDaemon):
         """Where a tree is seen."""
         return self.folder / FILES / root
 
-    def start(self) -> None:
-        """See `LayerDaemon.start`."""
-        super().start()
-        # More at once where files are read from their beginning to their end. Not all machines allow it.
-        with contextlib.suppress(OSError):
-            device = os.stat(self.folder / FILES).st_dev
-            ahead = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
-            ahead.write_text(str(READ_AHEAD_KB))
+    def image(self, root: str) -> Path:
+        """Where its image is; nothing is there where the tree is too large for one."""
+        return self.folder / FILES / f"{root}.erofs"
 
 
 def main() -> int:
@@ -92,10 +89,26 @@ def main() -> int:
     return holder.run()
 
 
-def unmount_trees(folder: Path) -> None:
-    """What a daemon that is gone has left mounted. Raises OSError."""
+def end_left(folder: Path) -> None:
+    """End the daemon that a host before this one has left in a folder, and unmount what it showed. Raises
+    OSError."""
     for left in mount_calls.mounted_under(folder):
-        mount_calls.unmount(left.target, lazily=True)
+        if left.target != folder / FILES:
+            mount_calls.unmount(left.target, lazily=True)
+    if (folder / CONTROL).exists():
+        with contextlib.suppress(DaemonError):
+            TreeDaemon(folder, "").stop()
+    until = time.monotonic() + _END_SECONDS
+    with contextlib.suppress(FileNotFoundError), (folder / "lock").open("rb") as lock:
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(_END_PAUSE)
+    for left in mount_calls.mounted_under(folder):
+        with contextlib.suppress(OSError):  # it is just being done
+            mount_calls.unmount(left.target, lazily=True)
 
 
 if __name__ == "__main__":

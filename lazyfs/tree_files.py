@@ -1,7 +1,8 @@
-"""A FUSE file system that shows trees of volumes, each as a folder named by its root, read as it is used.
+"""A FUSE file system that shows trees of volumes, each twice.
 
-A tree never changes, so the kernel keeps all that it was told: a second look at a directory, and a second
-read of a file, do not come here. Nothing but the tree's directories is read to open one.
+``ROOT.erofs`` is an image of it, to be mounted: the kernel asks for bytes alone. ``ROOT`` is a folder with
+it, which needs nothing of the tree before it is looked at. A tree never changes, so the kernel keeps all that
+it was told: a second look at a directory, and a second read of a file, do not come here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from skylift.lazyfs import fuse_protocol as fuse
 from skylift.lazyfs import tree_protocol
 from skylift.lazyfs.chunked import Chunk, ChunkedFile, ChunkedReader
 from skylift.lazyfs.store import BlobMissingError, Bytes, StoreError
+from skylift.lazyfs.tree_image import TooLargeError, TreeImage
 from skylift.lazyfs.tree_nodes import ROOT, Nodes
 from skylift.lazyfs.tree_protocol import Listed
 from skylift.lazyfs.trees import Entry, Trees, chunks_of, dir_entry
@@ -29,9 +31,14 @@ _THREADS = 4
 _READERS = 12
 _KEPT_CHUNKS = 96
 """Of up to 1 MiB; those that were read last, or will be read next."""
-_AHEAD = 2
+_AHEAD = 6
+"""Chunks of the same file."""
+_FILES_AHEAD = 16
+_AHEAD_READERS = 4
 _KEPT_LISTS = 64
+_SUFFIX = b".erofs"
 _TREE = re.compile(rb"[0-9a-f]{64}")
+_IMAGE = re.compile(rb"[0-9a-f]{64}\.erofs")
 
 
 class TreeFiles:
@@ -46,9 +53,13 @@ class TreeFiles:
         self._ended = threading.Event()
         self._chunks = _Chunks(trees)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
+        self._ahead = ThreadPoolExecutor(_AHEAD_READERS, thread_name_prefix="ahead")
+        self._last_file = 0
         self._lists: OrderedDict[str, tuple[Entry, ...]] = OrderedDict()
         self._entries: dict[int, Entry] = {}
         """By number: what was looked up."""
+        self._images: dict[bytes, TreeImage] = {}
+        self._building = threading.Lock()
         self._root = Entry(b"", "dir", 0o500, 0, 0, "inline", b"")
         self.reads = 0
 
@@ -81,10 +92,7 @@ class TreeFiles:
                 return
             request = fuse.parse(data)
             if request.opcode in (fuse.FORGET, fuse.BATCH_FORGET):
-                for number, count in tree_protocol.forgotten(request):
-                    self._nodes.forget(number, count)
-                    if self._nodes.get(number) is None:
-                        self._entries.pop(number, None)
+                self._forget(request)
             elif request.opcode == fuse.INTERRUPT:
                 continue
             elif request.opcode == fuse.READ and not self._at_hand(request):
@@ -92,6 +100,15 @@ class TreeFiles:
                 self._readers.submit(self._answer, request)
             else:
                 self._answer(request)
+
+    def _forget(self, request: fuse.Request) -> None:
+        for number, count in tree_protocol.forgotten(request):
+            node = self._nodes.get(number)
+            self._nodes.forget(number, count)
+            if self._nodes.get(number) is None:
+                self._entries.pop(number, None)
+                if node is not None and node.parent == ROOT:
+                    self._images.pop(node.name, None)
 
     def _answer(self, request: fuse.Request) -> None:
         try:
@@ -152,13 +169,24 @@ class TreeFiles:
     def _find(self, parent: Entry, name: bytes) -> Entry | None:
         if parent is not self._root:
             return self._trees.find(parent.blob, name) if parent.kind == "dir" else None
-        if not _TREE.fullmatch(name):
-            return None
         try:
-            written = self._trees.written(name.decode())
-        except BlobMissingError:
+            if _IMAGE.fullmatch(name):
+                return Entry(name, "file", 0o400, 0, self._image(name).size, "inline", b"")
+            return self._tree(name) if _TREE.fullmatch(name) else None
+        except (BlobMissingError, TooLargeError):
             return None
-        return dir_entry(name, written, 0o755, 0)
+
+    def _tree(self, root: bytes) -> Entry:
+        return dir_entry(root, self._trees.written(root.decode()), 0o755, 0)
+
+    def _image(self, name: bytes) -> TreeImage:
+        """Laid out where it is not yet: by one thread at a time."""
+        with self._building:
+            image = self._images.get(name)
+            if image is None:
+                root = self._tree(name.removesuffix(_SUFFIX))
+                image = self._images[name] = TreeImage(self._trees, root, self._owner)
+            return image
 
     def _lookup(self, request: fuse.Request) -> bytes | int:
         parent = self._entry(request.node)
@@ -206,8 +234,12 @@ class TreeFiles:
         entry = self._entries.get(request.node)
         if entry is None:
             return False
+        image = self._images.get(entry.name)
+        if image is not None:
+            begin, count = fuse.read_range(request)
+            return begin + count <= len(image.metadata)
         if entry.held == "inline":
-            return True
+            return not _IMAGE.fullmatch(entry.name)
         offset, length = fuse.read_range(request)
         return self._chunks.has(entry, offset, length)
 
@@ -218,9 +250,29 @@ class TreeFiles:
         offset, length = fuse.read_range(request)
         length = max(0, min(length, entry.size - offset))
         self.reads += 1
+        node = self._nodes.get(request.node)
+        if node is not None and node.parent == ROOT:
+            image = self._image(node.name)
+            self._read_on(image, offset)
+            parts = [
+                piece.data
+                if piece.entry is None
+                else self._chunks.read(piece.entry, piece.offset, piece.length, self._ahead)
+                for piece in image.pieces(offset, length)
+            ]
+            return parts[0] if len(parts) == 1 else b"".join(parts)
         if entry.held == "inline" or not length:
             return entry.content[offset : offset + length] if entry.held == "inline" else b""
-        return self._chunks.read(entry, offset, length, self._readers)
+        return self._chunks.read(entry, offset, length, self._ahead)
+
+    def _read_on(self, image: TreeImage, offset: int) -> None:
+        """Where small files are read one after another, the next ones are fetched meanwhile."""
+        number = image.file_at(offset)
+        follows, self._last_file = 0 < number - self._last_file <= 2, number
+        if follows:
+            for entry in image.small_files(number + 1, _FILES_AHEAD):
+                if not self._chunks.has(entry, 0, entry.size):
+                    self._ahead.submit(self._chunks.ahead, entry, 0)
 
     def _path(self, number: int) -> str:
         names: list[bytes] = []
@@ -263,7 +315,7 @@ class _Chunks:
         for number in range(numbers.stop, min(numbers.stop + _AHEAD, len(file.chunks))):
             chunk = file.chunks[number]
             if chunk.blob and _key(chunk) not in self._kept:
-                pool.submit(self._ahead, file, number)
+                pool.submit(self.ahead, entry, number)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _numbers(self, file: ChunkedFile, offset: int, length: int) -> range:
@@ -283,9 +335,10 @@ class _Chunks:
                 self._files.popitem(last=False)
         return file
 
-    def _ahead(self, file: ChunkedFile, number: int) -> None:
+    def ahead(self, entry: Entry, number: int) -> None:
+        """Fetch a chunk that is likely to be read."""
         try:
-            self._chunk(file, number)
+            self._chunk(self._file(entry), number)
         except (StoreError, OSError) as error:  # said again to who reads it
             log.info("Reading ahead: %s", error)
 

@@ -10,7 +10,6 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from blake3 import blake3
 
 from skylift.lazyfs.leases import Lease, LeaseLostError
 from skylift.lazyfs.names import Names
+from skylift.lazyfs.tree_mounts import TreeMounts
 from skylift.lazyfs.trees import Trees
 from skylift.lazyfs.volume_changes import TICK_NS
 from skylift.lazyfs.volume_commits import Commits, Version
@@ -58,15 +58,17 @@ class MountedVolume:
         folder: Path,
         trees: Trees,
         names: Names,
-        tree: Callable[[str], Path],
+        mounts: TreeMounts,
         owner: tuple[int, int],
         who: str,
     ) -> None:
-        """`folder` is made; `tree` says where a tree is seen on this host. Raises `VolumeError` and
+        """`folder` is made; `mounts` are the trees that this host sees. Raises `VolumeError` and
         OSError."""
         self.mount = mount
         self.folder = folder
-        self._tree = tree
+        self._mounts = mounts
+        self._lower = ""
+        """The tree that is acquired there."""
         self._owner = owner
         self._who = who
         self._where = f"Volume {mount.name!r}"
@@ -75,6 +77,14 @@ class MountedVolume:
         self._lease: Lease | None = None
         self._committed = b""
         self._told: set[str] = set()
+        try:
+            self._begin(trees, names)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, trees: Trees, names: Names) -> None:
+        mount, folder = self.mount, self.folder
         version = self._version()
         if self.read_only:
             self._lease = Lease(
@@ -86,7 +96,7 @@ class MountedVolume:
         folder.mkdir(mode=0o700, parents=True)
         self._lay_out(version.root)
         if not self.read_only:
-            note = Note(mount.volume_id, mount.name, who)
+            note = Note(mount.volume_id, mount.name, self._who)
             (folder / NOTE).write_bytes(msgspec.json.encode(note))
             self._workdir = Workdir(self._volume, self.upper, version, overlay=True, state=folder / STATE)
 
@@ -165,6 +175,9 @@ class MountedVolume:
 
     def close(self) -> None:
         """Let go of the volume; nothing is committed here."""
+        if self._lower:
+            self._mounts.release(self._lower)
+            self._lower = ""
         if self._workdir is not None:
             self._workdir.close()
         if self._lease is not None:
@@ -187,8 +200,12 @@ class MountedVolume:
 
     def _link(self, root: str) -> None:
         link = self.folder / "lower"
+        place = self._mounts.acquire(root)
+        before, self._lower = self._lower, root
         link.unlink(missing_ok=True)
-        link.symlink_to(self._tree(root))
+        link.symlink_to(place)
+        if before:
+            self._mounts.release(before)
 
 
 def recovered(folder: Path, trees: Trees, names: Names) -> str:

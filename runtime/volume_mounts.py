@@ -22,7 +22,8 @@ from typing import Any
 
 from skylift.lazyfs.names import Names
 from skylift.lazyfs.store import Store, StoreError
-from skylift.lazyfs.tree_daemon import TreeDaemon, unmount_trees
+from skylift.lazyfs.tree_daemon import TreeDaemon, end_left
+from skylift.lazyfs.tree_mounts import TreeMounts
 from skylift.lazyfs.trees import Trees
 from skylift.lazyfs.volume_errors import VolumeError, VolumeNotFoundError
 from skylift.runtime.mounted_bucket import MountedBucket
@@ -66,6 +67,7 @@ class HostVolumes:
         self.why_not = "this host has not been set up"
         """Why containers here cannot have volumes; "" where they can."""
         self._daemon: TreeDaemon | None = None
+        self._mounts: TreeMounts | None = None
         self._lock = threading.Lock()
 
     def set_up(self, owner: tuple[int, int], why_not: str) -> None:
@@ -74,17 +76,17 @@ class HostVolumes:
         self.owner = owner
         self.why_not = why_not
         if not why_not:
-            self._new_daemon().stop()
-            unmount_trees(self._folder)
+            end_left(self._folder)
 
-    def tree(self, root: str) -> Path:
-        """Where a tree is seen on this host. Blocks. Raises `DaemonError`."""
+    def mounts(self) -> TreeMounts:
+        """The trees that are mounted on this host. Blocks. Raises `DaemonError`."""
         with self._lock:
-            if self._daemon is None:
+            if self._mounts is None:
                 daemon = self._new_daemon()
                 daemon.start()
                 self._daemon = daemon
-            return self._daemon.tree(root)
+                self._mounts = TreeMounts(self._folder / "mounts", daemon)
+            return self._mounts
 
     def open(
         self, mounts: tuple[VolumeMount, ...], folder: Path, container_id: str, who: str
@@ -102,7 +104,9 @@ class HostVolumes:
                 if mount.bucket:
                     opened.append(MountedBucket(mount, place, self.owner))
                     continue
-                opened.append(MountedVolume(mount, place, self.trees, self.names, self.tree, self.owner, who))
+                opened.append(
+                    MountedVolume(mount, place, self.trees, self.names, self.mounts(), self.owner, who)
+                )
         except BaseException as error:
             for volume in opened:
                 volume.close()
@@ -144,6 +148,9 @@ class HostVolumes:
     def close(self) -> None:
         """No container has a volume any more. Blocks."""
         with self._lock:
+            if self._mounts is not None:
+                self._mounts.close()
+                self._mounts = None
             if self._daemon is not None:
                 self._daemon.stop()
                 self._daemon = None
