@@ -75,7 +75,14 @@ def test_memory_of_no_process() -> None:
 TIMES = {"copy_once_ms", "runc_restore_p50_ms"}
 KEYS = {
     "cold_start": TIMES
-    | {"fork_p50_ms", "restore_p50_ms", "restore_from_store_p50_ms", "cold_p50_ms", "runc_run_p50_ms"}
+    | {
+        "fork_p50_ms",
+        "fork_on_demand_p50_ms",
+        "restore_p50_ms",
+        "restore_from_store_p50_ms",
+        "cold_p50_ms",
+        "runc_run_p50_ms",
+    }
     | {"ray_actor_p50_ms", "warm_p50_ms", "fork_vs_cold", "restore_vs_cold", "restore_vs_runc"},
     "density": {"cold_mb", "extra_mb", "extra_fraction"},
     "session_wake": TIMES | {"sleep_p50_ms", "wake_p50_ms", "wake_vs_runc"},
