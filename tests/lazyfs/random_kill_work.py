@@ -96,7 +96,7 @@ def sweep(folder: Path, _seed: int) -> None:
     while True:
         done = collect(store, names, [volumes_reach(store, names)], grace=0.0)
         with (folder / "swept").open("a") as file:
-            file.write(f"{done.deleted}\n")
+            file.write(f"{done.deleted} {done.left}\n")
 
 
 def main(folder: Path) -> None:
