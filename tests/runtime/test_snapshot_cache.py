@@ -57,6 +57,10 @@ def written(store: LocalStore, folder: Path) -> Manifest:
 def unpacked(cache: SnapshotCache, number: int, manifest: Manifest) -> Path:
     held = cache.hold(name(number), manifest)
     held.whole.result(60)
+    # The thread that has unpacked it writes it down after that.
+    for thread in threading.enumerate():
+        if thread.name == "unpack snapshot":
+            thread.join(60)
     held.release()
     return held.folder
 
