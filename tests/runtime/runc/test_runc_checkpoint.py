@@ -149,7 +149,7 @@ answer = (
                 assert "104857600\n" == (folders["memory"] / "memory.limit_in_bytes").read_text()
                 assert "50\n" == (folders["pids"] / "pids.max").read_text()
                 # What of CRIU was in there for a moment, ends.
-                while cgroups.members(it.plan.container_id) != [it.container.pid]:
+                while cgroups.members(it.plan.container_id) != [it.container.pid]:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
             await it.do("data = bytearray(300_000_000)")
             status = await it.container.wait()
