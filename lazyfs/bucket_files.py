@@ -21,6 +21,7 @@ from skylift.lazyfs import fuse_protocol as fuse
 from skylift.lazyfs.bucket_nodes import BucketNodes
 from skylift.lazyfs.bucket_objects import FOLDER, MAX_COPY, BucketObjects, Found
 from skylift.lazyfs.bucket_open import OpenFile
+from skylift.lazyfs.fuse_serving import next_request
 from skylift.lazyfs.s3_bucket import BucketDeniedError
 from skylift.lazyfs.store import StoreError
 
@@ -89,16 +90,7 @@ class BucketFiles:
 
     def serve(self) -> None:
         """Answer until nothing is mounted any more, and everything that was written was sent."""
-        while True:
-            try:
-                data = os.read(self._connection, protocol.REQUEST_ROOM)
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):  # taken back before it was read
-                    continue
-                if error.errno != errno.ENODEV:  # which is unmounted
-                    log.error("The FUSE connection ended: %s", error)
-                break
-            request = fuse.parse(data)
+        while (request := next_request(self._connection, protocol.REQUEST_ROOM)) is not None:
             if request.opcode in (fuse.FORGET, fuse.BATCH_FORGET):
                 for number, count in protocol.forgotten(request):
                     self._nodes.forget(number, count)

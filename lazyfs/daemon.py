@@ -45,7 +45,6 @@ class Holder:
         patience: float,
         home: Path,
         *,
-        push: bool,
         worker: str = "skylift.lazyfs.daemon_worker",
         more: Sequence[str] = (),
     ) -> None:
@@ -54,7 +53,6 @@ class Holder:
         self._folder = folder
         self._module = worker
         self._arguments = ["--folder", str(folder), "--store", store, "--patience", str(patience)]
-        self._arguments += [] if push else ["--no-push"]
         self._arguments += ["--home", str(home), *more]
         self._asked_to_end = False
         self._worker: subprocess.Popen[bytes] | None = None
@@ -162,9 +160,8 @@ def main() -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     folder = options.folder.absolute()
     try:
-        holder = Holder(
-            folder, options.store, options.patience, options.home or folder, push=not options.no_push
-        )
+        more = ["--no-push"] if options.no_push else []
+        holder = Holder(folder, options.store, options.patience, options.home or folder, more=more)
     except BlockingIOError:
         log.error("Another daemon serves layers in %s already", folder)
         return 2

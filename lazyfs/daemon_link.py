@@ -64,7 +64,6 @@ class LayerDaemon:
                         *(sys.executable, "-m", self.module, "--folder", str(self.folder)),
                         *("--store", self._store, "--home", str(self._home)),
                         *("--patience", str(self._patience)),
-                        *(() if self._push else ("--no-push",)),
                         *self.arguments(),
                     ],
                     stdin=subprocess.DEVNULL,
@@ -83,7 +82,7 @@ class LayerDaemon:
 
     def arguments(self) -> list[str]:
         """Further ones of its command line."""
-        return []
+        return [] if self._push else ["--no-push"]
 
     def stop(self) -> None:
         """End it, here or wherever it was started; reads of its layers fail from then on."""

@@ -39,7 +39,7 @@ FILES, COPIES, SERVED = "files", "copies", "served.json"
 """Of the daemon's folder: where the layers' images appear, what is here of them, and which are served."""
 
 _LAYER = re.compile(r"[0-9a-f]{64}")
-_SWITCH_INTERVAL = 0.0005
+SWITCH_INTERVAL = 0.0005
 """Seconds. Threads that only pass something on would wait for one that computes."""
 _STORE_CACHE = 64 << 20
 """Bytes of the folder in front of a store that is far away, which is not used."""
@@ -173,6 +173,25 @@ class Control:
                 messages.send(connection, self._worker.answer(asked))
 
 
+def asked_again(connection: int, folder: Path, so: str) -> bool:
+    """Have the kernel send again what a worker that died had read of its requests, and not answered.
+
+    Where it cannot, the connection ends, and the log says `so`: False.
+    """
+    try:
+        fuse_protocol.ask_again(connection)
+    except OSError as error:
+        log.error(
+            "This kernel does not send requests again (%s; Linux 6.9 does), and reads that were under "
+            "way would hang: %s.",
+            error,
+            so,
+        )
+        mount_calls.abort(folder / FILES)
+        return False
+    return True
+
+
 def main() -> int:
     """Serve until the connection ends or somebody says so; 0 then."""
     parser = argparse.ArgumentParser(prog="python -m skylift.lazyfs.daemon_worker")
@@ -185,7 +204,7 @@ def main() -> int:
     parser.add_argument("--no-push", action="store_true")
     parser.add_argument("--go-on", action="store_true", help="after a worker that died")
     options = parser.parse_args()
-    sys.setswitchinterval(_SWITCH_INTERVAL)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     folder: Path = options.folder
     home: Path = options.home or folder
@@ -200,16 +219,8 @@ def main() -> int:
         signal.signal(number, lambda *_: control.stop.set())
     if options.go_on:
         worker.go_on()
-        try:
-            # What the one that died had read of the kernel's requests, and not answered.
-            fuse_protocol.ask_again(options.connection)
-        except OSError as error:
-            log.error(
-                "This kernel does not send requests again (%s; Linux 6.9 does), and reads that were under "
-                "way would hang: the layers' reads fail now, and they must be mounted anew.",
-                error,
-            )
-            mount_calls.abort(folder / FILES)
+        so = "the layers' reads fail now, and they must be mounted anew"
+        if not asked_again(options.connection, folder, so):
             return 3
     ServedFiles(options.connection, worker.files).start(control.stop.set)
     control.start()

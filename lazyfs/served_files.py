@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from skylift.lazyfs import fuse_protocol as fuse
+from skylift.lazyfs.fuse_serving import next_request, serve_in_threads
 
 log = logging.getLogger(__name__)
 
@@ -52,29 +53,14 @@ class ServedFiles:
 
     def start(self, ended: Callable[[], None]) -> None:
         """Answer in threads of its own; `ended` is called once there is nothing to answer any more."""
-        left = [threading.Thread(target=self._serve, name=f"fuse-{n}", daemon=True) for n in range(_THREADS)]
-        for thread in left:
-            thread.start()
-
-        def wait() -> None:
-            for thread in left:
-                thread.join()
-            ended()
-
-        threading.Thread(target=wait, name="fuse-end", daemon=True).start()
+        serve_in_threads(self._serve, _THREADS, ended)
 
     def _serve(self) -> None:
         while not self._ended.is_set():
-            try:
-                data = os.read(self._connection, fuse.REQUEST_ROOM)
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):  # taken back before it was read
-                    continue
-                if error.errno != errno.ENODEV:  # which is unmounted
-                    log.error("The FUSE connection ended: %s", error)
+            request = next_request(self._connection)
+            if request is None:
                 self._ended.set()
                 return
-            request = fuse.parse(data)
             try:
                 self._answer(request)
             except Exception:

@@ -42,7 +42,7 @@ class TreeDaemon(LayerDaemon):
         owner: tuple[int, int] = (0, 0),
     ) -> None:
         """As `LayerDaemon`; all files belong to `owner`, a user and a group of this machine."""
-        super().__init__(folder, store, home=home, patience=patience, push=False)
+        super().__init__(folder, store, home=home, patience=patience)
         self._owner = owner
 
     def arguments(self) -> list[str]:
@@ -66,7 +66,6 @@ def main() -> int:
     parser.add_argument("--home", type=Path, help="where the store of an empty URL is")
     parser.add_argument("--patience", type=float, default=60, help="seconds that a read waits for the store")
     parser.add_argument("--owner", default="0:0", help="user and group that the files belong to")
-    parser.add_argument("--no-push", action="store_true", help="has no meaning here")
     options = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     folder = options.folder.absolute()
@@ -76,7 +75,6 @@ def main() -> int:
             options.store,
             options.patience,
             options.home or folder,
-            push=False,
             worker="skylift.lazyfs.tree_worker",
             more=["--owner", options.owner],
         )

@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from skylift.lazyfs import fuse_protocol as fuse
 from skylift.lazyfs import tree_protocol
 from skylift.lazyfs.chunked import Chunk, ChunkedFile, ChunkedReader
+from skylift.lazyfs.fuse_serving import next_request, serve_in_threads
 from skylift.lazyfs.store import BlobMissingError, Bytes, StoreError
 from skylift.lazyfs.tree_image import TooLargeError, TreeImage
 from skylift.lazyfs.tree_nodes import ROOT, Nodes
@@ -65,32 +66,14 @@ class TreeFiles:
 
     def start(self, ended: Callable[[], None]) -> None:
         """Answer in threads of its own; `ended` is called once there is nothing to answer any more."""
-        threads = [
-            threading.Thread(target=self._serve, name=f"fuse-{number}", daemon=True)
-            for number in range(_THREADS)
-        ]
-        for thread in threads:
-            thread.start()
-
-        def wait() -> None:
-            for thread in threads:
-                thread.join()
-            ended()
-
-        threading.Thread(target=wait, name="fuse-end", daemon=True).start()
+        serve_in_threads(self._serve, _THREADS, ended)
 
     def _serve(self) -> None:
         while not self._ended.is_set():
-            try:
-                data = os.read(self._connection, fuse.REQUEST_ROOM)
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):  # taken back before it was read
-                    continue
-                if error.errno != errno.ENODEV:  # which is unmounted
-                    log.error("The FUSE connection ended: %s", error)
+            request = next_request(self._connection)
+            if request is None:
                 self._ended.set()
                 return
-            request = fuse.parse(data)
             if request.opcode in (fuse.FORGET, fuse.BATCH_FORGET):
                 self._forget(request)
             elif request.opcode == fuse.INTERRUPT:

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from skylift.lazyfs import daemon_messages as messages
-from skylift.lazyfs import fuse_protocol, mount_calls
-from skylift.lazyfs.daemon_worker import FILES, Control
+from skylift.lazyfs import mount_calls
+from skylift.lazyfs.daemon_worker import FILES, SWITCH_INTERVAL, Control, asked_again
 from skylift.lazyfs.open_store import open_store
 from skylift.lazyfs.tree_files import TreeFiles
 from skylift.lazyfs.tree_nodes import Nodes
@@ -25,7 +25,6 @@ from skylift.lazyfs.trees import Trees
 log = logging.getLogger(__name__)
 
 NODES = "nodes"
-_SWITCH_INTERVAL = 0.0005
 _KEPT_ENTRIES = 300_000
 
 
@@ -49,10 +48,9 @@ def main() -> int:
     parser.add_argument("--listening", type=int, required=True, help="descriptor of the control socket")
     parser.add_argument("--patience", type=float, default=60)
     parser.add_argument("--owner", required=True)
-    parser.add_argument("--no-push", action="store_true")
     parser.add_argument("--go-on", action="store_true", help="after a worker that died")
     options = parser.parse_args()
-    sys.setswitchinterval(_SWITCH_INTERVAL)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     folder: Path = options.folder
     home: Path = options.home or folder
@@ -65,18 +63,8 @@ def main() -> int:
     control = Control(socket.socket(fileno=options.listening), Worker())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: control.stop.set())
-    if options.go_on:
-        try:
-            # What the one that died had read of the kernel's requests, and not answered.
-            fuse_protocol.ask_again(options.connection)
-        except OSError as error:
-            log.error(
-                "This kernel does not send requests again (%s; Linux 6.9 does), and reads that were under "
-                "way would hang: reads of volumes fail now.",
-                error,
-            )
-            mount_calls.abort(folder / FILES)
-            return 3
+    if options.go_on and not asked_again(options.connection, folder, "reads of volumes fail now"):
+        return 3
     files.start(control.stop.set)
     control.start()
     control.stop.wait()
