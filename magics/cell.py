@@ -63,6 +63,7 @@ def run_cell(shell: Any, sessions: NotebookSessions, line: str, body: str) -> Ba
     if options.detach:
         known.detached.append(run.call_id)
         sessions.keep(known)
+        status.belongs_to(run.call_id)
         status.leave("detached", f"%gpu attach {run.call_id} streams it back here")
         return None
     return follow(shell, sessions, known, run, status, deleted=names.deleted)

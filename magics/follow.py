@@ -48,6 +48,7 @@ def follow(
 
     `deleted`: names that the cell deletes. Returns what the cell raised.
     """
+    status.belongs_to(run.call_id)
     earlier = known.container_id
     output = Output(shell, known.session.session_id, status.show)
     interrupts = Interrupts(run.interrupt, run.cancel)

@@ -1,6 +1,7 @@
 """The status line above a cell's output: where the cell is, on what, since when, at what cost.
 
-One display, updated in place: in a saved notebook it is the last of its texts, as plain HTML and as text.
+One display, updated in place: in a saved notebook it is the last of its texts, as plain HTML and as text, and
+as the data from which our JupyterLab extension shows the same line, live and with a button to stop the cell.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 from skylift.wire import CallState, CallStatus, ContainerInfo, End, Usage
+
+STATUS_MIME = "application/vnd.skylift.status+json"
+"""What `CellState.data` is displayed as; who does not know it shows the HTML."""
 
 UPDATE_INTERVAL = 1.0
 """Seconds between two updates of a line, unless the cell's state changes."""
@@ -66,10 +70,20 @@ class CellState:
     price: float = 0.0
     note: str = ""
     """A second line."""
+    call_id: str = ""
+    """Once it is known."""
 
     @property
     def parts(self) -> list[str]:
         """The parts of the line, most lasting first."""
+        return [
+            *self._where(),
+            self._phase_text(),
+            *filter(None, [self._use()]),
+            *([dollars(self.cost)] if self.phase not in ("sending", "queued", "detached") else []),
+        ]
+
+    def _where(self) -> list[str]:
         parts = [self.asked_for]
         container = self.container
         if container is not None:
@@ -81,12 +95,12 @@ class CellState:
             parts.append(f"${self.price:.2f}/h")
         if container is not None and self.phase not in ("sending", "queued"):
             parts.append(_start_path(container) if self.new_container else "warm")
-        parts.append(self._phase_text())
-        if self.phase == "running" and self.usage is not None and self.usage.gpu_memory_total:
-            parts.append(_gpu_use(self.usage))
-        if self.phase not in ("sending", "queued", "detached"):
-            parts.append(dollars(self.cost))
         return parts
+
+    def _use(self) -> str:
+        if self.phase != "running" or self.usage is None or not self.usage.gpu_memory_total:
+            return ""
+        return _gpu_use(self.usage)
 
     def _phase_text(self) -> str:
         words = _WORDS[self.phase]
@@ -100,6 +114,20 @@ class CellState:
     def text(self) -> str:
         """As plain text."""
         return "\n".join(filter(None, [" · ".join(self.parts), self.note]))
+
+    def data(self) -> dict[str, Any]:
+        """As what the JupyterLab extension shows (labextension/src/notebook/status.ts)."""
+        return {
+            "call_id": self.call_id,
+            "where": self._where(),
+            "phase": self.phase,
+            "seconds": round(self.seconds, 3),
+            "detail": self.detail,
+            "use": self._use(),
+            "price": self.price,
+            "cost": self.cost,
+            "note": self.note,
+        }
 
     def html(self) -> str:
         """As HTML that needs no style sheet and no script, for light and dark pages."""
@@ -170,7 +198,7 @@ class DisplayLine:
 
     def _send(self, state: CellState, *, update: bool) -> None:
         self._shell.display_pub.publish(
-            {"text/html": state.html(), "text/plain": state.text()},
+            {STATUS_MIME: state.data(), "text/html": state.html(), "text/plain": state.text()},
             {},
             transient={"display_id": self._display_id},
             update=update,
@@ -216,6 +244,10 @@ class StatusLine:
         self._tick()
         self._shown = self.state
         self.line.show(self.state)
+
+    def belongs_to(self, call_id: str) -> None:
+        """The cell's call is this one; shown with the next update."""
+        self.state = replace(self.state, call_id=call_id)
 
     def take(self, status: CallStatus, *, new_container: bool, note: str = "") -> None:
         """Takes over what the gateway reports; `note` is for the second line."""

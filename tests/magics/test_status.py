@@ -2,12 +2,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
-from skylift.magics.status import UPDATE_INTERVAL, CellState, StatusLine, TerminalLine, dollars, duration
+from skylift.magics.status import (
+    STATUS_MIME,
+    UPDATE_INTERVAL,
+    CellState,
+    DisplayLine,
+    StatusLine,
+    TerminalLine,
+    dollars,
+    duration,
+)
 from skylift.wire import CallStatus, CallTimes, ContainerInfo, End, Usage
 
 CONTAINER = ContainerInfo(
@@ -214,3 +224,43 @@ def test_a_cell_whose_container_died_has_the_time_that_was_seen(
     end = End(state="failed", times=CallTimes(ended=1.7e9))
     line.end(end, interrupted=False, container=CONTAINER, new_container=False)
     assert "failed after 7.0 s" in recorder.shown[-1]
+
+
+def test_the_data_has_the_parts_of_the_text(line: StatusLine) -> None:
+    line.belongs_to("fc-1")
+    line.take(running(cost=0.1, price=1.31), new_container=True)
+    line.note("a note")
+    data = line.state.data()
+    assert {
+        "call_id": "fc-1",
+        "where": ["H100", "local", "simulated", "$1.31/h", "cold start 0.90 s"],
+        "phase": "running",
+        "seconds": 0.0,
+        "detail": "",
+        "use": "",
+        "price": 1.31,
+        "cost": 0.1,
+        "note": "a note",
+    } == data
+    assert line.state.text().startswith(" · ".join(data["where"]))
+
+
+def test_the_data_has_the_use_of_a_gpu_while_it_runs() -> None:
+    usage = Usage(container_id="co-1", time=1.0, gpu=0.5, gpu_memory=1 << 30, gpu_memory_total=80 << 30)
+    state = CellState(asked_for="H100", phase="running", container=CONTAINER, usage=usage)
+    assert "GPU 50% · 1.0/80 GB" == state.data()["use"]
+    assert "" == replace(state, phase="done").data()["use"]
+
+
+def test_a_notebook_gets_the_line_in_three_ways_and_the_same_place() -> None:
+    shown: list[tuple[set[str], str, bool]] = []
+
+    def publish(data: Any, metadata: Any, *, transient: Any, update: bool) -> None:
+        msgspec.json.encode(data)
+        shown.append((set(data), transient["display_id"], update))
+
+    line = DisplayLine(SimpleNamespace(display_pub=SimpleNamespace(publish=publish)), "one")
+    line.show(CellState(asked_for="H100"))
+    line.update(CellState(asked_for="H100", phase="running"))
+    kinds = {STATUS_MIME, "text/html", "text/plain"}
+    assert [(kinds, "one", False), (kinds, "one", True)] == shown
