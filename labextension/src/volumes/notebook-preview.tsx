@@ -1,0 +1,147 @@
+/** A notebook of a volume, to look at: nothing in it runs, and it is not trusted. */
+import * as React from 'react';
+import { useEffect, useRef } from 'react';
+import type * as nbformat from '@jupyterlab/nbformat';
+import { OutputArea, OutputAreaModel } from '@jupyterlab/outputarea';
+import type { IRenderMimeRegistry } from '@jupyterlab/rendermime';
+import { MimeModel } from '@jupyterlab/rendermime';
+import { MessageLoop } from '@lumino/messaging';
+import { Widget } from '@lumino/widgets';
+
+/** More cells are only counted. */
+const MOST_CELLS = 500;
+
+/** One cell. */
+export interface CellText {
+  kind: 'code' | 'markdown' | 'raw';
+  source: string;
+  count: number | null;
+  outputs: nbformat.IOutput[];
+}
+
+/** What is shown of a notebook. */
+export interface NotebookText {
+  language: string;
+  cells: CellText[];
+  /** Cells that are not shown. */
+  more: number;
+}
+
+/** Reads a notebook's text; null where it is none. */
+export function notebookOf(text: string): NotebookText | null {
+  let read: Partial<nbformat.INotebookContent>;
+  try {
+    read = JSON.parse(text) as Partial<nbformat.INotebookContent>;
+  } catch {
+    return null;
+  }
+  if (typeof read !== 'object' || read === null || !Array.isArray(read.cells)) {
+    return null;
+  }
+  const language = read.metadata?.language_info?.name ?? read.metadata?.kernelspec?.language;
+  const cells = read.cells.filter(cell => typeof cell === 'object' && cell !== null).map(cellOf);
+  return {
+    language: typeof language === 'string' ? language : 'python',
+    cells: cells.slice(0, MOST_CELLS),
+    more: Math.max(0, cells.length - MOST_CELLS)
+  };
+}
+
+function cellOf(cell: nbformat.ICell): CellText {
+  const source = joined(cell.source);
+  const kind = cell.cell_type === 'code' || cell.cell_type === 'markdown' ? cell.cell_type : 'raw';
+  const outputs = kind === 'code' && Array.isArray(cell.outputs) ? (cell.outputs as nbformat.IOutput[]) : [];
+  return {
+    kind,
+    source,
+    count: typeof cell.execution_count === 'number' ? cell.execution_count : null,
+    outputs: outputs.filter(output => typeof output?.output_type === 'string')
+  };
+}
+
+function joined(text: unknown): string {
+  return Array.isArray(text) ? text.join('') : typeof text === 'string' ? text : '';
+}
+
+/** A block of Markdown that shows code, whatever is in it. */
+export function fenced(code: string, language: string): string {
+  const longest = Math.max(2, ...[...code.matchAll(/`+/g)].map(match => match[0].length));
+  const fence = '`'.repeat(longest + 1);
+  return `${fence}${/^[\w+-]*$/.test(language) ? language : ''}\n${code}\n${fence}`;
+}
+
+interface INotebookPreviewProps {
+  notebook: NotebookText;
+  rendermime: IRenderMimeRegistry | null;
+}
+
+export function NotebookPreview({ notebook, rendermime }: INotebookPreviewProps): React.ReactElement {
+  if (!notebook.cells.length) {
+    return <p className="jp-skylift-preview-note">A notebook without cells.</p>;
+  }
+  return (
+    <div className="jp-skylift-notebook">
+      {notebook.cells.map((cell, at) => (
+        <div key={at} className="jp-skylift-notebook-cell" data-kind={cell.kind}>
+          {cell.kind === 'code' && (
+            <div className="jp-skylift-notebook-prompt" aria-label={`Cell ${at + 1}`}>
+              [{cell.count ?? ' '}]:
+            </div>
+          )}
+          <div className="jp-skylift-notebook-content">
+            {cell.kind === 'raw' || !rendermime ? (
+              <pre>{cell.source}</pre>
+            ) : cell.kind === 'markdown' ? (
+              <Markdown source={cell.source} rendermime={rendermime} />
+            ) : (
+              <Markdown source={fenced(cell.source, notebook.language)} rendermime={rendermime} code />
+            )}
+            {cell.outputs.length > 0 && rendermime && <Outputs outputs={cell.outputs} rendermime={rendermime} />}
+          </div>
+        </div>
+      ))}
+      {notebook.more > 0 && <p className="jp-skylift-preview-note">and {notebook.more} more cells</p>}
+    </div>
+  );
+}
+
+function Markdown(props: { source: string; rendermime: IRenderMimeRegistry; code?: boolean }): React.ReactElement {
+  const mount = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    const renderer = props.rendermime.createRenderer('text/markdown');
+    const model = new MimeModel({ data: { 'text/markdown': props.source }, trusted: false });
+    const detach = attach(renderer, mount.current);
+    void renderer.renderModel(model);
+    return detach;
+  }, [props.source]);
+  return <div ref={mount} className={props.code ? 'jp-skylift-notebook-code' : 'jp-skylift-notebook-markdown'} />;
+}
+
+function Outputs(props: { outputs: nbformat.IOutput[]; rendermime: IRenderMimeRegistry }): React.ReactElement {
+  const mount = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    const area = new OutputArea({
+      model: new OutputAreaModel({ values: props.outputs, trusted: false }),
+      rendermime: props.rendermime
+    });
+    const detach = attach(area, mount.current);
+    return () => {
+      detach();
+      area.model.dispose();
+    };
+  }, [props.outputs]);
+  return <div ref={mount} className="jp-skylift-notebook-outputs" />;
+}
+
+/** Put a widget into the page. Returns what takes it out again. */
+function attach(widget: Widget, mount: HTMLElement | null): () => void {
+  if (mount) {
+    MessageLoop.sendMessage(widget, Widget.Msg.BeforeAttach);
+    mount.appendChild(widget.node);
+    MessageLoop.sendMessage(widget, Widget.Msg.AfterAttach);
+  }
+  return () => {
+    widget.node.remove();
+    widget.dispose();
+  };
+}
