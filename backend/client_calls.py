@@ -151,7 +151,7 @@ class ClientCalls:
             self._submitted_again(client, message, known)
             return
         function = client.functions.get(message.function_id)
-        problem = self._problem_with(message, function)
+        problem = self._problem_with(message, function, in_gateway=client.in_gateway)
         if problem is not None or function is None:
             assert problem is not None
             self.refuse(client, problem, message.call_id)
@@ -267,7 +267,9 @@ class ClientCalls:
         if call.call_id not in client.attachments and not call.log_consumes:
             self.streams.attach(client, call, 0, call.window, 0)
 
-    def _problem_with(self, message: Submit, function: Function | None) -> Problem | None:
+    def _problem_with(
+        self, message: Submit, function: Function | None, *, in_gateway: bool
+    ) -> Problem | None:
         if function is None:
             return _unknown_function(message.function_id)
         if not is_id(message.call_id, "fc"):
@@ -275,6 +277,11 @@ class ClientCalls:
                 error="InvalidError", message=f"{message.call_id!r} is not the id of a call (fc-…)."
             )
         spec = function.spec
+        if message.kind == "kernel" and not in_gateway:
+            return Problem(
+                error="InvalidError",
+                message="Only the gateway starts kernels: ask its Jupyter API, at /jupyter, for one.",
+            )
         if (message.kind == "cell") != bool(spec.session):
             return Problem(
                 error="InvalidError",

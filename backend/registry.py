@@ -36,6 +36,7 @@ class Client:
         "container_id",
         "functions",
         "gone",
+        "in_gateway",
         "keeps",
         "notebook",
         "port",
@@ -48,6 +49,8 @@ class Client:
         self.notebook = notebook
         self.container_id = ""
         """Where it is code in a container: which."""
+        self.in_gateway = False
+        """It is a part of the gateway itself."""
         self.port: ClientPort | None = None
         self.functions: dict[str, Function] = {}
         """What it has defined on this connection."""

@@ -44,6 +44,7 @@ from skylift.runtime.isolation import (
     Isolation,
     ResourceUse,
 )
+from skylift.runtime.kernel_sockets import KernelSockets
 from skylift.runtime.runner_frames import DataMessage, Need, Ready, Recalled, RunnerEvents, Started
 from skylift.runtime.runner_link import SOCKET_NAME, RunnerLink
 from skylift.runtime.sleeping import SessionSnapshots, Slept
@@ -146,6 +147,7 @@ class Container:
         """`_process` is set. The runner of a restored container may be ready a moment before that."""
         self._volumes: ContainerVolumes | None = None
         self._volume_socket: VolumeSocket | None = None
+        self._kernel: KernelSockets | None = None
         self._attached = not command.spec.volumes
         """Its volumes are mounted."""
         self._early = False
@@ -242,6 +244,12 @@ class Container:
             self._set_timer("stop", grace + 0.5, lambda: self.kill(self._stopping))
         else:
             self.kill(self._stopping)
+
+    def open_kernel(self) -> None:
+        """Make the sockets of the Jupyter kernel that it is about to run. Raises OSError."""
+        if self._kernel is None:
+            self._kernel = KernelSockets(self._folder / "kernel", self._link.folder)
+            self.work.kernel_folder = self._kernel.folder
 
     def hold_back(self, hold: bool) -> None:
         """Whether to leave what the runner says unread, because the gateway does not take it."""
@@ -421,6 +429,8 @@ class Container:
         self._cancel_timers()
         self._link.close()
         self._proxy.close()
+        if self._kernel is not None:
+            self._kernel.close()
         if self._output is not None:
             self._output.close()
         try:

@@ -400,6 +400,14 @@ class Host:
             reason = f"container {command.container_id} has ended"
             self._link.send(CallLost(call_id=command.call_id, reason=reason))
             return
+        if command.kind == "kernel":
+            try:
+                container.open_kernel()
+            except OSError as error:
+                self._link.send(
+                    CallLost(call_id=command.call_id, reason=f"no sockets for the kernel: {error}")
+                )
+                return
         call = self._new_call(command, command.kind)
         container.work.add(Task(call, (command.args,)))
 

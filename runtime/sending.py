@@ -53,7 +53,7 @@ class TaskSender:
 
     def _code_in_memory(self, call: Call) -> bytes | None:
         """What goes before the call: nothing where the runner has it, None where it must be read first."""
-        if call.kind == "cell" or call.function_id in self._sent:
+        if call.kind in ("cell", "kernel") or call.function_id in self._sent:
             return b""
         return self._codes.in_memory(call.function_id)
 
@@ -69,8 +69,8 @@ class TaskSender:
             self._sent.add(call.function_id)
             self._link.send({"t": "code", "id": call.function_id}, code)
         header: dict[str, Any] = {"call": call.call_id, "window": call.window}
-        if call.kind == "cell":
-            header["t"] = "cell"
+        if call.kind in ("cell", "kernel"):
+            header["t"] = call.kind
         else:
             header["code"] = call.function_id
             header["retries"] = self._retries

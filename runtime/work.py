@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -85,6 +86,8 @@ class ContainerWork:
         """The function that it has run last."""
         self.peak_memory = 0
         """Bytes, as last seen."""
+        self.kernel_folder = Path()
+        """With the sockets of the Jupyter kernel that it runs."""
         self._container_id = container_id
         self._spec = spec
         self._link = link
@@ -206,7 +209,8 @@ class ContainerWork:
             self._watch.start(task.call.timeout)
         if not task.call.started:
             task.call.started = True
-            self._services.send(CallStarted(call_id=message.call, time=message.time))
+            sockets = str(self.kernel_folder) if task.call.kind == "kernel" else ""
+            self._services.send(CallStarted(call_id=message.call, time=message.time, sockets=sockets))
 
     def runner_needs(self, message: Need) -> None:
         """The runner let go of a function that the task in hand calls."""

@@ -18,6 +18,7 @@ fixed name: its imports are relative.
 ``pickling``    values to bytes and back, and why not; ``errors`` exceptions to `error` events
 ``cells``       notebook cells: ``shell`` is their IPython, ``display`` what they show, ``commands`` their
                 ``!commands``, ``references`` what stays in the session
+``hosted_kernel``  a Jupyter kernel, for as long as it lives
 ``current``     tells code in this process which call it runs in
 ==============  =====================================================================================
 """

@@ -10,7 +10,7 @@ import sys
 import threading
 import types
 from collections import OrderedDict
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import current
 from .aio import EventLoop
@@ -22,6 +22,9 @@ from .inputs import Inputs, run_inputs
 from .link import Header, Link
 from .pulse import Pulse
 from .stream import DEFAULT_WINDOW, Stream, Window
+
+if TYPE_CHECKING:
+    from .hosted_kernel import HostedKernel
 
 SOCKET_VARIABLE = "SKYLIFT_SOCKET"
 _STOP_GRACE = 5.0
@@ -54,6 +57,7 @@ class Runner:
         self.functions = functions if functions is not None else Functions()
         self.caller = Caller(self.functions, self.guard, self.loop)
         self._cells: Any = None
+        self._kernel: HostedKernel | None = None
         self._stream: Stream | None = None
         self._inputs: Inputs | None = None
         self._maps: OrderedDict[str, Window] = OrderedDict()
@@ -106,7 +110,7 @@ class Runner:
                 function_id = header["code"]
                 self._waiting.setdefault(function_id, []).append((header, payload))
                 self.link.send(json.dumps({"t": "need", "code": function_id}).encode())
-        elif kind == "cell":
+        elif kind in ("cell", "kernel"):
             self._call(header, payload)
         elif kind == "code":
             self.functions.define(header["id"], payload)
@@ -123,7 +127,8 @@ class Runner:
             window = Window(header.get("window", DEFAULT_WINDOW), header.get("consumed", 0))
         stream = Stream(self.link, self.pulse, call, window, prompt=header["t"] != "inputs")
         self._stream = self.capture.stream = stream
-        self.pulse.begin(stream)
+        if header["t"] != "kernel":
+            self.pulse.begin(stream)
         try:
             if header["t"] == "inputs":
                 self._inputs = Inputs(header, payload)
@@ -131,6 +136,11 @@ class Runner:
                 stream.close()
             elif header["t"] == "cell":
                 self._cell(header, payload, stream)
+            elif header["t"] == "kernel":
+                from .hosted_kernel import HostedKernel
+
+                self._kernel = HostedKernel(header, stream, self.guard, self.pulse)
+                self._kernel.run(payload)
             elif header["kind"] == "generator":
                 self.caller.generate(header, payload, stream)
             else:
@@ -181,6 +191,8 @@ class Runner:
                 stream.consumed(message["consumed"])
             elif (window := self._maps.get(call)) is not None:
                 window.consumed = max(window.consumed, message["consumed"])
+        elif kind == "cancel" and self._kernel is not None and self._kernel.call == call:
+            self._kernel.cancel(message["mode"])
         elif kind == "cancel":
             self.guard.request(
                 call, Request(message["mode"], message.get("reason", ""), message.get("index"))

@@ -89,6 +89,9 @@ class CallStarted(Message, frozen=True, kw_only=True):
 
     call_id: str
     time: float
+    sockets: str = ""
+    """Of a kernel: the folder, on the host's machine, with its sockets, ``kernel-1`` to ``kernel-5``: shell,
+    iopub, stdin, control, heartbeat."""
 
 
 class Returned(Message, frozen=True, kw_only=True):

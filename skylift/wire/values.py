@@ -9,7 +9,8 @@ import msgspec
 from skylift.wire.limits import EVENT_OVERHEAD
 
 CallState: TypeAlias = Literal["queued", "running", "done", "failed", "cancelled", "timeout"]
-CallKind: TypeAlias = Literal["call", "generator", "map", "cell"]
+CallKind: TypeAlias = Literal["call", "generator", "map", "cell", "kernel"]
+"""``kernel``: a Jupyter kernel, which the gateway itself asks for; the call lasts as long as the kernel."""
 ContainerState: TypeAlias = Literal["starting", "ready", "exited"]
 StartPath: TypeAlias = Literal["running", "fork", "restore", "cold"]
 CancelMode: TypeAlias = Literal["interrupt", "cancel", "terminate"]
@@ -275,6 +276,8 @@ class CallStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """US dollars so far, at the configured local price."""
     price: float = 0.0
     """US dollars per hour."""
+    sockets: str = ""
+    """Of a kernel that is up: see `CallStarted`."""
 
 
 class GpuInfo(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,192 @@
+"""``/jupyter/…``: the door to the Jupyter servers of the users, each made when it is first asked for.
+
+Origin and token are checked here, before anything of Jupyter's sees a request. The packages of Jupyter are
+imported when somebody needs them, and need not be there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from tornado.httputil import (
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerRequest,
+    RequestStartLine,
+    ResponseStartLine,
+)
+
+from skylift.backend.nesting import SCOPE
+from skylift.kernel_gateway.auth import bearer_token, origin_allowed
+from skylift.kernel_gateway.handler import Handler, RequestError
+from skylift.kernel_gateway.hosted_kernels import KernelStarter
+from skylift.kernel_gateway.kernel_choices import KernelChoice, kernel_choices
+from skylift.kernel_gateway.kernel_images import KernelImages
+
+if TYPE_CHECKING:
+    from skylift.kernel_gateway.jupyter_application import JupyterApplication
+    from skylift.kernel_gateway.server import GatewayApplication
+
+PREFIX = "/jupyter/"
+
+_CLOSE_SECONDS = 10.0
+
+
+class JupyterSide:
+    """The Jupyter servers of a gateway's users."""
+
+    def __init__(self, gateway: GatewayApplication, images: KernelImages) -> None:
+        self._gateway = gateway
+        self._images = images
+        self._users: dict[str, JupyterApplication] = {}
+        self._connections = gateway.home.folder / "jupyter"
+
+    def serves(self, request: HTTPServerRequest) -> bool:
+        """Whether a request is for this side."""
+        return f"{request.path}/".startswith(PREFIX)
+
+    def find_handler(self, request: HTTPServerRequest) -> HTTPMessageDelegate:
+        """Called by Tornado for each of them, before its body is read."""
+        try:
+            user = self._check(request)
+        except RequestError as refusal:
+            return self._refused(request, refusal)
+        if user is None:
+            # Our own handler answers a page that asks whether it may ask, and one that may not.
+            return self._refused(request, RequestError(403, "Pages of this origin may not use this gateway."))
+        application = self._users.get(user)
+        if application is not None:
+            return application.find_handler(request)
+        return _Later(self, request, user)
+
+    async def of(self, user: str) -> JupyterApplication:
+        """The server of a user. Raises `RequestError` where Jupyter's packages are missing."""
+        try:
+            made = await asyncio.to_thread(_application_class)
+        except ImportError as error:
+            raise RequestError(
+                501,
+                f"This gateway cannot host Jupyter kernels: {error}. Install what is missing into its "
+                "environment, and restart it: pip install 'skylift[kernels]'.",
+            ) from error
+        application = self._users.get(user)
+        if application is None:
+            if not self._users:
+                await asyncio.to_thread(shutil.rmtree, self._connections, ignore_errors=True)
+            self._connections.mkdir(mode=0o700, exist_ok=True)
+            control = self._gateway.control
+            application = self._users[user] = made(
+                user,
+                PREFIX,
+                KernelStarter(control, user, self._images, self._gateway.volumes),
+                self._choices,
+                control.settings.gateway,
+                self._connections,
+            )
+        return application
+
+    def refused(self, request: HTTPServerRequest, refusal: RequestError) -> HTTPMessageDelegate:
+        """What answers a request with `refusal`."""
+        return self._refused(request, refusal)
+
+    async def close(self) -> None:
+        """End all kernels."""
+        users, self._users = self._users, {}
+        if users:
+            closing = asyncio.gather(*(each.close() for each in users.values()), return_exceptions=True)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(closing, _CLOSE_SECONDS)
+            shutil.rmtree(self._connections, ignore_errors=True)
+
+    def _choices(self) -> dict[str, KernelChoice]:
+        control = self._gateway.control
+        return kernel_choices(control.hosts(), control.settings.kernels)
+
+    def _refused(self, request: HTTPServerRequest, refusal: RequestError) -> HTTPMessageDelegate:
+        return self._gateway.get_handler_delegate(request, _Refusal, {"why": refusal})
+
+    def _check(self, request: HTTPServerRequest) -> str | None:
+        """The user whose token a request shows; None where its origin is to be seen to. Raises
+        `RequestError`."""
+        gateway = self._gateway
+        if request.method == "OPTIONS" or not origin_allowed(request.headers, gateway.origins):
+            return None
+        token = jupyter_token(request)
+        user = gateway.control.authenticate(token) if token else None
+        if user is None:
+            wrong = "does not know this token" if token else "wants a token, and the request has none"
+            raise RequestError(
+                401,
+                f"The gateway {wrong}. Start JupyterLab with --GatewayClient.auth_token=<token>, or add "
+                f"?token=<token> to the URL; the token is in {gateway.home.token} on the gateway's machine.",
+                WWW_Authenticate='Bearer realm="skylift"',
+            )
+        if gateway.control.container_of(token):
+            raise RequestError(403, f"Code in a container cannot use Jupyter kernels. {SCOPE}")
+        return user
+
+
+def jupyter_token(request: HTTPServerRequest) -> str:
+    """The token of a request in any of the ways that Jupyter's clients show one; "" if there is none."""
+    scheme, _, rest = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "token":
+        return rest.strip()
+    return bearer_token(request.headers) or parse_qs(request.query).get("token", [""])[0]
+
+
+def _application_class() -> type[JupyterApplication]:
+    """Takes a second the first time."""
+    from skylift.kernel_gateway.jupyter_application import JupyterApplication
+
+    return JupyterApplication
+
+
+class _Refusal(Handler):
+    """Says why a request is not let in."""
+
+    def initialize(self, why: RequestError) -> None:
+        self._why = why
+
+    def _check_token(self) -> None:
+        raise self._why
+
+
+class _Later(HTTPMessageDelegate):
+    """Takes in the first request of a user, whose server has to be made."""
+
+    def __init__(self, side: JupyterSide, request: HTTPServerRequest, user: str) -> None:
+        self._side = side
+        self._request = request
+        self._user = user
+        self._found: HTTPMessageDelegate | None = None
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        return self._resolve(start_line, headers)
+
+    async def _resolve(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> None:
+        try:
+            found: Any = (await self._side.of(self._user)).find_handler(self._request)
+        except RequestError as refusal:
+            found = self._side.refused(self._request, refusal)
+        self._found = found
+        answer = found.headers_received(start_line, headers)
+        if answer is not None:
+            await answer
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        return self._found.data_received(chunk) if self._found is not None else None
+
+    def finish(self) -> None:
+        if self._found is not None:
+            self._found.finish()
+
+    def on_connection_close(self) -> None:
+        if self._found is not None:
+            self._found.on_connection_close()
