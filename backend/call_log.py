@@ -19,6 +19,7 @@ from skylift.backend.costs import SpendKey, day_of
 from skylift.backend.database import Database
 from skylift.backend.pools import Container, Host
 from skylift.backend.statements import Row, upsert
+from skylift.backend.usage_history import encode_samples
 from skylift.wire import Events, Problem
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class CallLog:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.on_logged: Callable[[list[Logged]], None] = lambda logged: None
+        self.on_changes: Callable[[Iterable[Call], Iterable[Container]], None] | None = None
+        """Told what is about to be written, while somebody watches."""
         self._changed: dict[str, Call] = {}
         self._containers: dict[str, Container] = {}
         self._with_output: dict[str, Call] = {}
@@ -67,6 +70,7 @@ class CallLog:
         )
         self._sleeping_statement = upsert(schema.sleeping_sessions, dialect)
         self._nested_statement = upsert(schema.nested_calls, dialect)
+        self._usage_statement = upsert(schema.call_usage, dialect)
         self._output_statement = upsert(schema.output, dialect, merge=merge_output)
         database.collectors.append(self._collect)
 
@@ -110,6 +114,11 @@ class CallLog:
         """A call was made by the code of another."""
         self.database.write(self._nested_statement, (call.call_id, parent.call_id))
 
+    def usage(self, call: Call) -> None:
+        """What the call has used is to be written."""
+        if call.usage is not None:
+            self.database.write(self._usage_statement, (call.call_id, encode_samples(call.usage.points())))
+
     def session(self, session_id: str, user: str, name: str, notebook: str) -> None:
         """A session was used."""
         self.database.write(self._sessions_statement, (session_id, user, name, notebook, time.time()))
@@ -152,6 +161,9 @@ class CallLog:
         changed, self._changed = self._changed, {}
         for call in changed.values():
             write(self._calls_statement, self._call_row(call), len(call.args.data))
+            if call.usage is not None and call.over:
+                self.usage(call)
+                call.usage = None
         containers, self._containers = self._containers, {}
         for container in containers.values():
             write(self._containers_statement, _container_row(container))
@@ -162,6 +174,8 @@ class CallLog:
         if touched:
             logged = [Logged(call, call.next_seq, call.total, call.over) for call in touched.values()]
             self.database.after_commit(lambda: self.on_logged(logged))
+        if self.on_changes is not None:
+            self.on_changes(changed.values(), containers.values())
 
     def _call_row(self, call: Call) -> Row:
         spec = call.function.spec

@@ -26,6 +26,7 @@ from skylift.wire import (
 if TYPE_CHECKING:
     from skylift.backend.pools import Container, Pool
     from skylift.backend.streams import Attachment
+    from skylift.backend.usage_history import CallSamples
 
 
 LOST_ARGS = Payload()
@@ -82,6 +83,7 @@ class Call(Work):
         "peak_memory",
         "price",
         "queued",
+        "sockets",
         "started",
         "state",
         "summary",
@@ -90,6 +92,7 @@ class Call(Work):
         "total",
         "unclaimed",
         "unreported",
+        "usage",
         "user",
         "visible",
         "waiters",
@@ -167,6 +170,8 @@ class Call(Work):
         """To be called when more of it is in the log."""
         self.answered = durable or detached or kind == "map"
         """`Accepted` was sent for it, or will be once it is in the log."""
+        self.sockets = ""
+        """Of a kernel that is up: the folder of its sockets, on its host's machine."""
         self.visible = False
         """It has lasted for long enough to tell people about it."""
         self.cancelled: CancelMode | None = None
@@ -179,6 +184,8 @@ class Call(Work):
         """Of a map after a reconnect of its host: the host had produced the events below this."""
         self.taken_up = False
         """A map that this gateway has from an earlier one: which container has which input is not certain."""
+        self.usage: CallSamples | None = None
+        """What it has used, where it has lasted for long enough to be known."""
         self.unreported: set[int] | None = None
         """Inputs that its host did not report: to be run again, unless those events have their results."""
 
@@ -245,4 +252,5 @@ class Call(Work):
             usage=container.usage if container is not None and self.state == "running" else None,
             cost=self.cost_now(),
             price=container.price if container is not None else self.price,
+            sockets=self.sockets,
         )

@@ -15,6 +15,7 @@ Its parts are modules of this package, each with one concern; they share the `Re
 `nesting`             calls that code in containers makes; `deadlocks` finds those that cannot end
 `status`              status lines
 `builds`              images that are built, and those that are there
+`live_feed`           what changes, for those who watch; `usage_history`: what containers used
 `call_log`            what is written to the database; `log_reader` and `reports` read it
 ====================  =============================================================================
 """
@@ -38,6 +39,8 @@ from skylift.backend.engines.base import Engine
 from skylift.backend.host_calls import HostCalls
 from skylift.backend.host_links import HostLinks
 from skylift.backend.keeper import Keeper
+from skylift.backend.live_feed import LiveFeed
+from skylift.backend.live_watches import WatchRequest
 from skylift.backend.log_reader import LogReader
 from skylift.backend.nesting import Nesting
 from skylift.backend.recovery import Recovery
@@ -49,11 +52,13 @@ from skylift.backend.sleeping import SleepingSessions
 from skylift.backend.status import StatusUpdates
 from skylift.backend.streams import Streams
 from skylift.backend.tokens import TokenBook
+from skylift.backend.usage_history import UsageHistory
 from skylift.backend.views import (
     CallDetail,
     CallFilter,
     CallGraph,
     CallPage,
+    CallUsage,
     ContainerView,
     HostView,
     OutputPage,
@@ -178,6 +183,7 @@ class ControlPlane:
             self._warm,
             self._builds,
         )
+        self._usage = UsageHistory(registry, self._log, self._reader)
         self._host_calls = HostCalls(
             registry,
             self._log,
@@ -187,6 +193,7 @@ class ControlPlane:
             self._endings,
             self._sleeping,
             self._builds,
+            self._usage,
         )
         self._sleeping.host_calls = self._host_calls
         self._host_links = HostLinks(
@@ -204,10 +211,43 @@ class ControlPlane:
             self.gateway_id,
         )
         self._reports = Reports(registry, self._reader, self.engines)
+        self.live = LiveFeed(
+            registry,
+            self._reports,
+            self._log,
+            self._status,
+            self._dispatcher,
+            self._host_calls,
+            self._usage,
+        )
+        """What changes, for those who watch. Whoever has the volumes adds the source of their list."""
+        self._watch_lists()
         self._host_calls.become_map = self._recovery.become_map
         self._recovery.deliver = self._client_calls.message
         self._recovery.not_found = self._client_calls.not_found
         self._keeper = Keeper(registry, self._log, self._reader)
+
+    def _watch_lists(self) -> None:
+        sources = self.live.sources
+
+        async def sessions(user: str, request: WatchRequest) -> tuple[SessionView, ...]:
+            return self.sessions(user)
+
+        async def containers(user: str, request: WatchRequest) -> tuple[ContainerView, ...]:
+            return await self.containers(user, True, 1000)
+
+        async def templates(user: str, request: WatchRequest) -> tuple[TemplateView, ...]:
+            return self.templates()
+
+        async def hosts(user: str, request: WatchRequest) -> tuple[HostView, ...]:
+            return self.hosts()
+
+        async def spend(user: str, request: WatchRequest) -> tuple[Spend]:
+            return (await self.spend(user, request.by, request.days),)
+
+        sources.update(
+            sessions=sessions, containers=containers, templates=templates, hosts=hosts, spend=spend
+        )
 
     async def start(self) -> None:
         """Open the database, take up what was unfinished, start the engines.
@@ -238,6 +278,8 @@ class ControlPlane:
         self._recovery.stop()
         self._status.stop()
         self._keeper.stop()
+        self.live.stop()
+        self._usage.stop()
         self.collector.stop()
         self._host_links.stop()
         if self._tokens_due is not None:
@@ -269,9 +311,10 @@ class ControlPlane:
 
     # --- clients ---------------------------------------------------------------------------------
 
-    def client_connected(self, port: ClientPort, hello: Hello) -> None:
+    def client_connected(self, port: ClientPort, hello: Hello, *, in_gateway: bool = False) -> None:
         """A client with a valid token and our protocol number is there. Sends `Welcome`, at once or, to code
-        in a container, when the container is known."""
+        in a container, when the container is known. `in_gateway`: it is the gateway's own, which alone may
+        start kernels."""
         registry = self.registry
         if self._nesting.keep_waiting(port, hello):
             return
@@ -288,6 +331,7 @@ class ControlPlane:
             client.gone.cancel()
             client.gone = None
         client.port = port
+        client.in_gateway = in_gateway
         client.notebook = hello.notebook or client.notebook
         registry.ports[id(port)] = client
         if port.container_id:
@@ -388,6 +432,10 @@ class ControlPlane:
     ) -> OutputPage | None:
         """A call's output from an event on, or None where the user has no such call."""
         return await self._reports.output(user, call_id, from_seq, limit)
+
+    async def usage(self, user: str, call_id: str) -> CallUsage | None:
+        """What a call has used, or None where the user has no such call."""
+        return await self._usage.of_call(user, call_id)
 
     async def containers(
         self, user: str, running: bool = True, limit: int = 100

@@ -22,7 +22,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event, exc, insert, select
 
 from skylift.backend.problems import BUSY_SECONDS, database_problem
-from skylift.backend.schema import SCHEMA_VERSION, meta, metadata, sleeping_sessions
+from skylift.backend.schema import SCHEMA_VERSION, call_usage, meta, metadata, sleeping_sessions
 from skylift.backend.statements import Row, Statement
 from skylift.wire import Problem
 
@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 MIGRATIONS: dict[int, Callable[[Connection], None]] = {
     1: lambda connection: sleeping_sessions.create(connection, checkfirst=True),
+    2: lambda connection: call_usage.create(connection, checkfirst=True),
 }
 """From a version to the next one. New tables are there already when they are called."""
 

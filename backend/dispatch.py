@@ -67,6 +67,8 @@ class Dispatcher:
         self.engines = engines
         self.tokens = tokens
         self._fail = fail
+        self.on_decided: Callable[[], None] | None = None
+        """Told that there was a decision, while somebody watches."""
         self._timer: asyncio.TimerHandle | None = None
         self._due = float("inf")
         self._blocked = False
@@ -139,6 +141,8 @@ class Dispatcher:
         if wake < float("inf"):
             self.think_later(max(0.0, wake - now), now)
         self.nesting.break_deadlocks(now)
+        if self.on_decided is not None:
+            self.on_decided()
 
     def _without_host(self) -> str:
         """What to tell people while no host is there; fails what waits where none will come."""

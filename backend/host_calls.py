@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from skylift.backend.sleeping import SleepingSessions
     from skylift.backend.status import StatusUpdates
     from skylift.backend.streams import Streams
+    from skylift.backend.usage_history import UsageHistory
 
 MAX_START_FAILURES = 3
 """In a row; then what waits for the container fails."""
@@ -71,6 +72,7 @@ class HostCalls:
         endings: Endings,
         sleeping: SleepingSessions,
         builds: Builds,
+        history: UsageHistory,
     ) -> None:
         self.registry = registry
         self.log = call_log
@@ -80,6 +82,9 @@ class HostCalls:
         self.endings = endings
         self.sleeping = sleeping
         self.builds = builds
+        self.history = history
+        self.on_templates: Callable[[], None] | None = None
+        """Told that a host has other templates, while somebody watches."""
         self.become_map: Callable[[Call], None]
 
     def message(self, host: Host, message: HostMessage, frame: bytes) -> None:
@@ -96,6 +101,8 @@ class HostCalls:
             self.sleeping.slept(host, message)
         elif isinstance(message, TemplatesChanged):
             host.templates = message.templates
+            if self.on_templates is not None:
+                self.on_templates()
         elif isinstance(message, BuildOutput):
             self.builds.output(host, message)
         elif isinstance(message, BuildEnded):
@@ -174,6 +181,7 @@ class HostCalls:
         call = self.registry.calls.get(message.call_id)
         if call is not None and not call.started:
             call.started = message.time
+            call.sockets = message.sockets
             self.log.changed(call)
             self.status.changed(call)
 
@@ -352,6 +360,7 @@ class HostCalls:
     def usage(self, message: UsageReport) -> None:
         """Samples of what containers use."""
         containers = self.registry.containers
+        self.history.sampled(message.samples)
         for sample in message.samples:
             container = containers.get(sample.container_id)
             if container is not None:

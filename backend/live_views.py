@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from skylift.backend.keeping import why_kept
 from skylift.backend.pools import Container, Host, Pool
 from skylift.backend.views import (
+    CallRow,
     ContainerView,
     GpuView,
     HostView,
@@ -30,6 +31,36 @@ class LiveViews:
     def __init__(self, registry: Registry, engines: Sequence[Engine]) -> None:
         self.registry = registry
         self.engines = engines
+
+    def call(self, call: Call) -> CallRow:
+        """A call that is in memory."""
+        spec, inputs = call.function.spec, call.inputs
+        return CallRow(
+            call_id=call.call_id,
+            kind=call.kind,
+            state=call.state,
+            app=spec.app,
+            function=spec.name,
+            session=spec.session,
+            notebook=call.notebook,
+            cell=call.cell,
+            summary=call.summary,
+            detail=call.detail(),
+            error=call.error,
+            queued=call.queued,
+            started=call.started,
+            first_output=call.first_output,
+            ended=call.ended,
+            container_id=call.container_id,
+            host_id=call.host_id,
+            gpu=call.gpu,
+            price=call.price,
+            cost=call.cost_now(),
+            durable=call.durable,
+            detached=call.detached,
+            inputs=inputs.received if inputs is not None else 0,
+            inputs_done=inputs.done.count if inputs is not None else 0,
+        )
 
     def container(self, container: Container) -> ContainerView:
         """A container that is up."""

@@ -11,6 +11,7 @@ from skylift.backend.call_log import decode_done
 from skylift.backend.database import Database
 from skylift.backend.maps import IndexSet
 from skylift.backend.schema import (
+    call_usage,
     calls,
     containers,
     functions,
@@ -138,6 +139,12 @@ class LogReader:
         seq, total = await self.database.read(lambda connection: connection.execute(query).one())
         return Tail(seq or 0, total or 0)
 
+    async def usage(self, call_id: str) -> bytes:
+        """A call's samples (see `usage_history`), or nothing."""
+        query = select(call_usage.c.samples).where(call_usage.c.call_id == call_id)
+        found: bytes | None = await self.database.read(lambda connection: connection.execute(query).scalar())
+        return found or b""
+
     async def done(self, call_id: str) -> IndexSet:
         """The inputs of a map that have their result in the log."""
 
@@ -223,6 +230,7 @@ def read_output(connection: Connection, call_id: str, from_seq: int, limit: int)
 
 def _delete_calls(connection: Connection, call_ids: list[str]) -> None:
     connection.execute(delete(output).where(output.c.call_id.in_(call_ids)))
+    connection.execute(delete(call_usage).where(call_usage.c.call_id.in_(call_ids)))
     connection.execute(delete(nested_calls).where(nested_calls.c.call_id.in_(call_ids)))
     connection.execute(delete(calls).where(calls.c.call_id.in_(call_ids)))
 

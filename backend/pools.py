@@ -15,7 +15,10 @@ from skylift.backend.scheduler_state import ContainerState, HostState, PoolState
 from skylift.wire import ContainerInfo, FunctionSpec, GpuRequest, HostFacts, Problem, TemplateInfo, Usage
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from skylift.backend.control import HostPort
+    from skylift.backend.views import Sample
 
 
 def session_pool_id(session_id: str, user: str) -> str:
@@ -56,6 +59,7 @@ class Container(ContainerState):
         "price",
         "ready",
         "reason",
+        "samples",
         "sleep_reason",
         "started",
         "unwanted",
@@ -106,6 +110,8 @@ class Container(ContainerState):
         """Unix time; 0 while nothing runs."""
         self.calls = 0
         self.usage: Usage | None = None
+        self.samples: deque[Sample] | None = None
+        """What it used in the last minutes."""
         self.wakes = False
         """It is to be a session that sleeps."""
         self.sleep_reason = ""

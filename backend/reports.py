@@ -29,6 +29,7 @@ from skylift.backend.views import (
 from skylift.wire import Event, decode_events
 
 if TYPE_CHECKING:
+    from skylift.backend.calls import Call
     from skylift.backend.engines.base import Engine
     from skylift.backend.log_reader import LogReader
     from skylift.backend.registry import Registry
@@ -71,15 +72,31 @@ class Reports:
             return None
         container = await self._container(row["container_id"])
         live = self.registry.calls.get(call_id)
+        call = self._call_row(row)
         return CallDetail(
-            call=self._call_row(row),
-            timeline=_timeline(row, container),
+            call=call,
+            timeline=_timeline(call, container),
             container=container,
             usage=live.container.usage if live is not None and live.container is not None else None,
             peak_memory=row["peak_memory"],
             events=row["events"],
             output_bytes=row["output_bytes"],
             attempts=row["attempts"],
+        )
+
+    async def call_in_memory(self, call: Call) -> CallDetail:
+        """As `call`, of one that is in memory, without what the log does not have yet."""
+        container = await self._container(call.container_id)
+        row = self.live.call(call)
+        return CallDetail(
+            call=row,
+            timeline=_timeline(row, container),
+            container=container,
+            usage=call.container.usage if call.container is not None else None,
+            peak_memory=call.peak_memory,
+            events=call.next_seq,
+            output_bytes=call.output_bytes,
+            attempts=call.attempts,
         )
 
     async def graph(self, user: str, call_id: str) -> CallGraph | None:
@@ -135,7 +152,7 @@ class Reports:
             for chunk in chunks:
                 for seq, event in enumerate(decode_events(chunk.body), chunk.seq):
                     if seq >= next_seq and len(items) < limit:
-                        items.append(_output_item(seq, event))
+                        items.append(output_item(seq, event))
             next_seq = items[-1].seq + 1 if items else chunks[-1].seq + chunks[-1].events
         tail = await self.reader.tail(call_id)
         return OutputPage(
@@ -259,9 +276,9 @@ def _conditions(which: CallFilter) -> list[ColumnElement[bool]]:
     return found
 
 
-def _timeline(row: RowMapping, container: ContainerView | None) -> tuple[TimelineEntry, ...]:
-    entries = [TimelineEntry(time=row["queued"], what="queued")]
-    if container is not None and container.started >= row["queued"]:
+def _timeline(call: CallRow, container: ContainerView | None) -> tuple[TimelineEntry, ...]:
+    entries = [TimelineEntry(time=call.queued, what="queued")]
+    if container is not None and container.started >= call.queued:
         entries.append(
             TimelineEntry(time=container.started, what="starting container", detail=container.reason)
         )
@@ -271,16 +288,17 @@ def _timeline(row: RowMapping, container: ContainerView | None) -> tuple[Timelin
             if container.path_reason:
                 detail += f": {container.path_reason}"
             entries.append(TimelineEntry(time=container.ready, what="container ready", detail=detail))
-    if row["started"]:
-        entries.append(TimelineEntry(time=row["started"], what="started"))
-    if row["first_output"]:
-        entries.append(TimelineEntry(time=row["first_output"], what="first output"))
-    if row["ended"]:
-        entries.append(TimelineEntry(time=row["ended"], what=row["state"], detail=row["error"]))
+    if call.started:
+        entries.append(TimelineEntry(time=call.started, what="started"))
+    if call.first_output:
+        entries.append(TimelineEntry(time=call.first_output, what="first output"))
+    if call.ended:
+        entries.append(TimelineEntry(time=call.ended, what=call.state, detail=call.error))
     return tuple(sorted(entries, key=lambda entry: entry.time))
 
 
-def _output_item(seq: int, event: Event) -> OutputItem:
+def output_item(seq: int, event: Event) -> OutputItem:
+    """An event, as people can see it."""
     text = event.data.decode(errors="replace") if event.kind in TEXT_KINDS else ""
     if event.kind == "error":
         text = str(event.meta.get("text", ""))

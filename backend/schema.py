@@ -15,7 +15,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raise it with every change of a table, and add the step to it to `database.MIGRATIONS`."""
 
 metadata = MetaData()
@@ -110,6 +110,14 @@ output = Table(
     # msgpack of the indexes of a map's inputs that have their result in this body; empty else.
     Column("done", LargeBinary, nullable=False),
     PrimaryKeyConstraint("call_id", "seq"),
+)
+
+# What a call used, of those that lasted for long enough: at most 300 samples.
+call_usage = Table(
+    "call_usage",
+    metadata,
+    Column("call_id", Text, primary_key=True),
+    Column("samples", LargeBinary, nullable=False),
 )
 
 containers = Table(

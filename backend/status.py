@@ -15,6 +15,8 @@ from skylift.backend.streams import answer
 from skylift.wire import Status
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from skylift.backend.pools import Container, Pool
     from skylift.backend.registry import Registry
 
@@ -27,6 +29,8 @@ class StatusUpdates:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
+        self.on_changed: Callable[[Call], None] | None = None
+        """Told of calls that are somewhere else or wait for something else, while somebody watches."""
         self._young: deque[tuple[float, Call]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -38,12 +42,16 @@ class StatusUpdates:
 
     def changed(self, call: Call) -> None:
         """A call is somewhere else, or waits for something else."""
+        if self.on_changed is not None:
+            self.on_changed(call)
         if call.visible and not call.over:
             self._send(call)
 
     def pool_changed(self, pool: Pool) -> None:
         """What the pool's waiting calls wait for has changed."""
         for call in pool.waiting_calls():
+            if self.on_changed is not None:
+                self.on_changed(call)
             if call.visible:
                 self._send(call)
 

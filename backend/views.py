@@ -103,6 +103,26 @@ class CallDetail(View, frozen=True, kw_only=True):
     """How often it was given to a container."""
 
 
+Sample: TypeAlias = tuple[float, float, int, float | None, int | None]
+"""What was in use at a Unix time: cores, bytes of memory, GPUs (0 to 1), bytes of their memory; the last two
+None where there is no GPU. As JSON a list."""
+
+
+class CallUsage(View, frozen=True, kw_only=True):
+    """What a call used; empty where it was too quick to be measured."""
+
+    samples: tuple[Sample, ...]
+    """Oldest first."""
+
+
+class ContainerUsage(View, frozen=True, kw_only=True):
+    """What a container used."""
+
+    container_id: str
+    samples: tuple[Sample, ...]
+    """Oldest first."""
+
+
 class CallNode(View, frozen=True, kw_only=True):
     """A call in a tree of calls."""
 

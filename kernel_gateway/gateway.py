@@ -41,6 +41,7 @@ class Gateway:
         self.control = ControlPlane(settings, self._database, store, [LocalEngine(settings)], names)
         self._hosts = HostServer(home.folder, self.control, outbox)
         self._application = GatewayApplication(self.control, store, settings.gateway, home, outbox, names)
+        self._application.feed_volumes()
         self._server = GatewayServer(self._application)
 
     async def start(self, host: str, port: int) -> str:
@@ -67,6 +68,8 @@ class Gateway:
         self._home.withdraw()
         self._server.stop_listening()
         self._application.clients.close_all("the gateway stops")
+        self._application.live.close_all("the gateway stops")
+        await self._application.jupyter.close()
         await self.control.stop(end_hosts)
         await self._hosts.close()
         await self._server.close()

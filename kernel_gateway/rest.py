@@ -143,6 +143,17 @@ class OutputHandler(RestHandler):
         self.reply(page)
 
 
+class UsageHandler(RestHandler):
+    """``GET /v1/calls/{id}/usage``."""
+
+    async def get(self, call_id: str) -> None:
+        """What it has used, from its beginning: at most 300 samples."""
+        usage = await self.gateway.control.usage(self.user, call_id)
+        if usage is None:
+            raise _no_call(call_id)
+        self.reply(usage)
+
+
 class GraphHandler(RestHandler):
     """``GET /v1/calls/{id}/graph``."""
 
@@ -314,6 +325,7 @@ ROUTES: list[tuple[str, type[Handler]]] = [
     (r"/v1/calls/([a-z]{2}-[0-9a-z]+)", CallHandler),
     (r"/v1/calls/([a-z]{2}-[0-9a-z]+)/output", OutputHandler),
     (r"/v1/calls/([a-z]{2}-[0-9a-z]+)/graph", GraphHandler),
+    (r"/v1/calls/([a-z]{2}-[0-9a-z]+)/usage", UsageHandler),
     (r"/v1/calls/([a-z]{2}-[0-9a-z]+)/cancel", CancelHandler),
     (r"/v1/containers", ContainersHandler),
     (r"/v1/containers/([a-z]{2}-[0-9a-z]+)", ContainerHandler),

@@ -5,19 +5,27 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+from collections.abc import Sequence
+from typing import Any
 
 from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
 from tornado.web import Application, RequestHandler
 
 from skylift.backend.control import ControlPlane
+from skylift.backend.live_feed import WatchError
+from skylift.backend.live_watches import WatchRequest
 from skylift.backend.settings import GatewaySettings
 from skylift.kernel_gateway import rest, volume_routes
 from skylift.kernel_gateway.auth import is_loopback, own_origins
 from skylift.kernel_gateway.blobs import BlobHandler, BlobThreads
 from skylift.kernel_gateway.client_socket import Clients
 from skylift.kernel_gateway.client_upgrade import ClientUpgrade
-from skylift.kernel_gateway.handler import BODY_LIMIT, Handler
+from skylift.kernel_gateway.handler import BODY_LIMIT, Handler, RequestError
 from skylift.kernel_gateway.home import GatewayHome
+from skylift.kernel_gateway.jupyter_side import JupyterSide
+from skylift.kernel_gateway.kernel_images import KernelImages
+from skylift.kernel_gateway.live_socket import LiveHandler, LiveSockets
 from skylift.kernel_gateway.outbox import Outbox
 from skylift.kernel_gateway.volumes import VolumeThreads
 from skylift.lazyfs.names import LocalNames, Names
@@ -25,6 +33,7 @@ from skylift.lazyfs.store import Store
 
 ROUTES: list[tuple[str, type[Handler]]] = [
     (r"/v1/connect", ClientUpgrade),
+    (r"/v1/live", LiveHandler),
     (r"/v1/blobs/([0-9a-f]{64})", BlobHandler),
     *volume_routes.ROUTES,
     *rest.ROUTES,
@@ -63,9 +72,32 @@ class GatewayApplication(Application):
         self.home = home
         self.clients = Clients(control, outbox, settings.max_connections)
         self.blobs = BlobThreads(store)
-        self.volumes = VolumeThreads(store, names or LocalNames(home.folder / "names"))
+        names = names or LocalNames(home.folder / "names")
+        self.volumes = VolumeThreads(store, names)
+        self.jupyter = JupyterSide(self, KernelImages(names, home.folder))
+        self.live = LiveSockets(settings.max_connections)
         self.origins: frozenset[str] = frozenset(settings.origins)
         """Of pages that may use this gateway."""
+
+    def find_handler(  # type: ignore[override]
+        self, request: HTTPServerRequest, **kwargs: Any
+    ) -> HTTPMessageDelegate:
+        """Called by Tornado for each request."""
+        if self.jupyter.serves(request):
+            return self.jupyter.find_handler(request)
+        return super().find_handler(request, **kwargs)
+
+    def feed_volumes(self) -> None:
+        """Let the live feed have the list of volumes."""
+        live = self.control.live
+        live.sources["volumes"] = self._list_volumes
+        self.volumes.on_changed = lambda user: live.touched("volumes", user=user)
+
+    async def _list_volumes(self, user: str, request: WatchRequest) -> Sequence[Any]:
+        try:
+            return await self.volumes.run(lambda: self.volumes.of(user).list())
+        except RequestError as error:
+            raise WatchError(error.problem) from error
 
 
 class GatewayServer:
@@ -117,6 +149,7 @@ class GatewayServer:
     async def close(self) -> None:
         """Close what is open: notebooks are told to come back."""
         self._application.clients.close_all("the gateway stops")
+        self._application.live.close_all("the gateway stops")
         self._application.blobs.close()
         self._application.volumes.close()
         await self._server.close_all_connections()

@@ -61,6 +61,8 @@ class VolumeThreads:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="skylift-volumes")
         self._lock = threading.Lock()
         self._volumes: OrderedDict[str, Volumes] = OrderedDict()
+        self.on_changed: Callable[[str], None] = lambda user: None
+        """Told, on the event loop, whose volumes have changed through here."""
 
     def of(self, user: str) -> Volumes:
         """The volumes of a user."""
@@ -105,6 +107,12 @@ class VolumeHandler(Handler):
         """Called by Tornado before the body is read."""
         await super().prepare()
         self._given = dict[str, list[bytes]]()
+
+    def on_finish(self) -> None:
+        """Called by Tornado when it is answered: whoever watches the list of volumes may see another one."""
+        changes = self.request.method in ("POST", "PUT", "DELETE") and self.request.path != "/v1/chunks"
+        if changes and self.get_status() < 400:
+            self.gateway.volumes.on_changed(self.user)
 
     @property
     def who(self) -> str:
