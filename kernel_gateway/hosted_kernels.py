@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from skylift.kernel_gateway.volumes import VolumeThreads
 
 APP = "jupyter"
-PRELOAD = ("ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib_inline.backend_inline")
-"""What a template of kernels has imported."""
+PRELOAD = ("ipykernel.kernelapp", "ipykernel.ipkernel")
+"""What a template of kernels has imported. Nothing that looks for the IPython that it is imported in."""
 
 _YEARS = 10 * 365 * 24 * 3600.0
 """A kernel has no time limit."""

@@ -111,6 +111,7 @@ class JupyterApplication(Application):
         for kernel_id, failed in zip(ids, await asyncio.gather(*ending, return_exceptions=True), strict=True):
             if failed is not None:
                 log.error("Kernel %s could not be ended.", kernel_id, exc_info=failed)
+        self.settings["session_manager"].close()
 
 
 class KnownUser(IdentityProvider):

@@ -371,5 +371,5 @@ def test_an_unknown_kernel(hosting: Hosting, tmp_path: Path) -> None:
 def test_outside_of_a_gateway(hosting: Hosting, tmp_path: Path) -> None:
     manager: Any = hosting.manager(KernelManager, "skylift-cpu", tmp_path)
     manager.kernel_starter = None
-    with pytest.raises(KernelError, match="this is another program. Connect Jupyter to the gateway instead"):
+    with pytest.raises(KernelError, match="this is another program"):
         manager.start_kernel()
