@@ -86,7 +86,7 @@ class KernelImages:
                 f"image={key!r}: give the key of a built image, or {_SHORTEST_KEY} digits of it at least."
             )
         try:
-            found = [name for name in self._names.under(f"{IMAGES}/") if name.startswith(f"{IMAGES}/{key}")]
+            found = [name for name in self._names.under(IMAGES) if name.startswith(f"{IMAGES}/{key}")]
             image = read_image(self._names, found[0].removeprefix(f"{IMAGES}/")) if len(found) == 1 else None
         except OSError as error:
             raise KernelImageError(f"The gateway cannot look for image {key}: {error}") from error

@@ -14,7 +14,7 @@ import socket
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from .cancel import Guard
+from .cancel import Guard, Request
 from .functions import described, finish_failed
 from .pickling import RunnerError
 from .stream import Stream
@@ -40,8 +40,8 @@ class HostedKernel:
         self._pulse = pulse
         self._app: Any = None
         self._loop: Any = None
-        self._ending = ""
-        """The mode of the request that ends it."""
+        self._ending: Request | None = None
+        """What ends it."""
 
     # --- the main thread -------------------------------------------------------------------------
 
@@ -56,7 +56,7 @@ class HostedKernel:
             # From now on it is running, for those who wait for it.
             self._stream.announce()
             self._pulse.begin(self._stream)
-            if not self._ending:
+            if self._ending is None:
                 self._app.start()
         except BaseException as error:
             if isinstance(error, SystemExit):
@@ -66,7 +66,10 @@ class HostedKernel:
             state, event = described(None, error)
             self._stream.finish(state, event.summary, (event.event(),))
         else:
-            self._stream.finish("cancelled" if self._ending else "done")
+            if self._ending is not None:
+                finish_failed(self._stream, self._ending, None)
+            else:
+                self._stream.finish("done")
 
     def _begin(self, request: Header) -> None:
         os.environ.update(request.get("env", {}))
@@ -97,7 +100,7 @@ class HostedKernel:
         # In a group of its own: an interrupt is for it and its children, and for nobody else.
         with contextlib.suppress(OSError):
             os.setpgid(0, 0)
-        signal.signal(signal.SIGTERM, lambda *_: self.cancel("cancel"))
+        signal.signal(signal.SIGTERM, lambda *_: self.cancel("cancel", "the container is being stopped"))
         # A parent to look after; where it has none it says so on standard output. Init is never gone.
         self._app = IPKernelApp.instance(connection_file=file, parent_handle=1)
         self._app.initialize([])
@@ -105,10 +108,10 @@ class HostedKernel:
 
     # --- the control thread, and the handler of SIGTERM --------------------------------------------
 
-    def cancel(self, mode: str) -> None:
+    def cancel(self, mode: str, reason: str) -> None:
         """``interrupt``: as Ctrl-C, to it and its child processes. Any other mode ends it."""
         if mode != "interrupt":
-            self._ending = mode
+            self._ending = self._ending or Request(mode, reason, None)
             if self._loop is not None:
                 self._loop.add_callback_from_signal(self._loop.stop)
         if self._app is not None and self._app.kernel is not None and os.getpgrp() == os.getpid():

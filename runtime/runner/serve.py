@@ -192,7 +192,7 @@ class Runner:
             elif (window := self._maps.get(call)) is not None:
                 window.consumed = max(window.consumed, message["consumed"])
         elif kind == "cancel" and self._kernel is not None and self._kernel.call == call:
-            self._kernel.cancel(message["mode"])
+            self._kernel.cancel(message["mode"], message.get("reason", ""))
         elif kind == "cancel":
             self.guard.request(
                 call, Request(message["mode"], message.get("reason", ""), message.get("index"))

@@ -30,6 +30,17 @@ def test_tables_become_settings(tmp_path: Path) -> None:
     assert {"H100": 2.5, "cpu": 0.04, "Tesla K80": 0.1} == settings.prices
 
 
+def test_kernels(tmp_path: Path) -> None:
+    text = '[[kernels]]\nname = "Big"\ngpu = "H100:2"\nvolumes = { "/data" = "data:ro" }\nidle_timeout = 60\n'
+    (kernel,) = load(tmp_path, text).kernels
+    assert ("Big", "H100:2", {"/data": "data:ro"}, 60) == (
+        kernel.name,
+        kernel.gpu,
+        kernel.volumes,
+        kernel.idle_timeout,
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -60,6 +71,34 @@ def test_tables_become_settings(tmp_path: Path) -> None:
         (
             "[gateway]\nclient_grace = -1\n",
             "Wrong value in [gateway] of config.toml: client_grace must not be negative.",
+        ),
+        (
+            "[gateway]\nkernel_start_timeout = 0\n",
+            "Wrong value in [gateway] of config.toml: kernel_start_timeout must be more than 0.",
+        ),
+        (
+            '[[kernels]]\nname = "Big"\nmemroy = 1\n',
+            "Unknown key 'memroy' in [[kernels]] of config.toml. Did you mean memory",
+        ),
+        (
+            '[[kernels]]\nname = "Big"\nmemory_limit = 0\n',
+            "Wrong value in [[kernels]] of config.toml: memory_limit must be more than 0.",
+        ),
+        (
+            '[[kernels]]\nname = "Big"\nvolumes = { "/tmp" = "data" }\n',
+            "'/tmp' is not a path that a volume can be mounted at: /data, say.",
+        ),
+        (
+            '[[kernels]]\nname = "Big"\nimage = "12345678"\npython = "/venv/bin/python"\n',
+            "image and python exclude each other.",
+        ),
+        (
+            '[[kernels]]\nname = "A"\n[[kernels]]\nname = "A"\n',
+            "Two of [[kernels]] in config.toml are called",
+        ),
+        (
+            "[kernels]\n",
+            "[[kernels]] of config.toml must be tables, each under a line [[kernels]] of its own.",
         ),
         ("gateway = 1\n", "[gateway] of config.toml must be a table."),
         ("[gateway\n", "is not valid TOML"),
