@@ -31,7 +31,7 @@ from skylift.lazyfs.local_copy import LocalCopy, remember_layer, remembered_laye
 from skylift.lazyfs.open_store import open_store
 from skylift.lazyfs.pushing import Pushing
 from skylift.lazyfs.served_files import ServedFile, ServedFiles
-from skylift.lazyfs.store import Store, StoreError
+from skylift.lazyfs.store import LocalStore, Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +211,7 @@ def main() -> int:
     opened = open_store(options.store, home, cache=folder / "store-cache", cache_budget=_STORE_CACHE)
     # What is read is kept in the copies, and not once more.
     store = opened.store.remote if isinstance(opened.store, CachedStore) else opened.store
-    fetching = Fetching(patience=options.patience)
+    fetching = Fetching(patience=options.patience, near=isinstance(store, LocalStore))
     pushing = None if options.no_push else Pushing(options.connection)
     worker = Worker(folder, store, fetching, pushing)
     control = Control(socket.socket(fileno=options.listening), worker)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,8 +15,10 @@ from skylift.lazyfs.store import Bytes
 log = logging.getLogger(__name__)
 
 _WANTED_THREADS = 16
-_AHEAD_THREADS = 6
-"""Of threads that fetch what nobody waits for yet."""
+_AHEAD_THREADS, _AHEAD_THREADS_NEAR = 6, 2
+"""That fetch what nobody waits for yet; from a store on this machine it is the processor that takes time."""
+_AHEAD_NICE = 5
+"""They are to leave the processor to who waits, and to the programs that read."""
 _PATIENCE = 60.0
 """Seconds that a read waits for the store before it fails."""
 _LOOKS = 20
@@ -104,14 +108,23 @@ class Waiting:
         self._done([flight.future.result() for flight in self._flights])
 
 
+def _be_nice() -> None:
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _AHEAD_NICE)
+
+
 class Fetching:
     """The threads that fetch chunks, for all layers of a host: some for who waits, fewer for who may."""
 
-    def __init__(self, *, patience: float = _PATIENCE) -> None:
-        """`patience`: seconds that a read waits for the store before it fails."""
+    def __init__(self, *, patience: float = _PATIENCE, near: bool = False) -> None:
+        """`patience`: seconds that a read waits for the store before it fails. `near`: the store is on this
+        machine's disk."""
         self.patience = patience
+        self._near = near
         self._wanted = ThreadPoolExecutor(_WANTED_THREADS, thread_name_prefix="wanted")
-        self._ahead = ThreadPoolExecutor(_AHEAD_THREADS, thread_name_prefix="ahead")
+        self._ahead = ThreadPoolExecutor(
+            _AHEAD_THREADS_NEAR if near else _AHEAD_THREADS, thread_name_prefix="ahead", initializer=_be_nice
+        )
         self._waiting: set[Waiting] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -127,11 +140,18 @@ class Fetching:
         """Fetch when there is time."""
         self._ahead.submit(flight.run)
 
-    def wait(self, waiting: Waiting) -> None:
-        """Have a read wait, for so long as there is patience."""
+    def wait(self, waiting: Waiting, flights: Sequence[Flight]) -> None:
+        """Start what a read waits for, and have it wait, for so long as there is patience.
+
+        From a store that is near, the caller's own thread fetches one of them: to wake another takes as long.
+        """
         with self._lock:
             self._waiting.add(waiting)
         waiting.watch(self._over)
+        for flight in flights[1:] if self._near else flights:
+            self.start(flight)
+        if self._near:
+            flights[0].run()
 
     def close(self) -> None:
         """Fetch no more; what runs ends by itself."""

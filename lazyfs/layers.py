@@ -14,27 +14,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
-import subprocess
 import tempfile
 from pathlib import Path
 
 import msgspec
 
 from skylift.lazyfs.chunked import ChunkedFile, ChunkedFormatError, Progress, decode, encode, write_chunks
+from skylift.lazyfs.erofs_image import FolderImage, TreeError
 from skylift.lazyfs.store import Store, StoreError
 
 CHUNK = 256 * 1024
 """Bytes. Programs read a little here and there of an image: larger ones bring much that nobody needs."""
-
-_UUID = "00000000-0000-0000-0000-000000000000"
-_NO_CLAMP = str(2**32 - 1)
-"""Seconds: mkfs.erofs stamps the image with this instead of the time of day, and lowers what is later."""
-_INODE = 128
-"""Bytes that an entry takes in the image at most, beside its content; roughly."""
-_BLOCK = 4096
-_LONGEST_NAME = 255
-"""Bytes; erofs-utils up to 1.5 cut such a name short, and then do not find the file."""
 
 
 class LayerError(StoreError):
@@ -85,55 +75,30 @@ def make_image(folder: Path, image: Path, *, all_root: bool = False) -> None:
     """Write a folder's content as an EROFS image. Raises `LayerError`."""
     if not folder.is_dir():
         raise LayerError(f"{folder} is not a folder, so no layer can be made of it.")
-    longest = _check_tree(folder, image.parent)
-    command = ["mkfs.erofs", "--quiet", "-d1", "-U", _UUID]
-    if all_root:
-        command.append("--all-root")
     try:
-        done = subprocess.run(
-            [*command, str(image), str(folder)],
-            env={**os.environ, "SOURCE_DATE_EPOCH": _NO_CLAMP, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-        )
-    except FileNotFoundError:
+        made = FolderImage(folder, all_root=all_root)
+    except TreeError as error:
+        raise LayerError(f"No layer can be made of {folder}: {error}.") from error
+    except OSError as error:
         raise LayerError(
-            "mkfs.erofs is missing, with which layers are made: install erofs-utils (apt-get install "
-            "erofs-utils; scripts/setup does)."
-        ) from None
-    if done.returncode:
-        said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-        why = said[-1] if said else f"it ended with {done.returncode}"
-        if len(os.fsencode(longest)) == _LONGEST_NAME:
-            why = f"its version here knows no names of {_LONGEST_NAME} bytes, as of {longest!r} ({why})"
-        raise LayerError(f"mkfs.erofs could not make a layer of {folder}: {why}")
-
-
-def _check_tree(folder: Path, where: Path) -> str:
-    """The longest name in it. mkfs.erofs writes holes as zeros, and says little when the disk is full."""
-    needed = 0
-    longest = ""
-    seen: set[tuple[int, int]] = set()
-    for path, folders, files in os.walk(folder, onerror=_unreadable):
-        needed += _BLOCK + _INODE * (len(folders) + len(files))
-        longest = max([longest, *folders, *files], key=lambda name: len(os.fsencode(name)))
-        for name in files:
-            found = os.lstat(os.path.join(path, name))
-            if stat.S_ISREG(found.st_mode):
-                if found.st_nlink > 1:
-                    if (found.st_dev, found.st_ino) in seen:
-                        continue
-                    seen.add((found.st_dev, found.st_ino))
-                needed += found.st_size
-    free = shutil.disk_usage(where).free
-    if needed > free:
+            f"{_name_of(error, folder)} cannot be read ({error.strerror}), so no layer can be made of it."
+        ) from error
+    free = shutil.disk_usage(image.parent).free
+    if made.size > free:
         raise LayerError(
-            f"A layer of {folder} takes {needed:,} bytes in {where} while it is made (holes in files count "
-            f"in full), and {free:,} are free there. Free some, or set TMPDIR to a folder on a larger disk."
+            f"A layer of {folder} takes {made.size:,} bytes in {image.parent} while it is made (holes in "
+            f"files count in full), and {free:,} are free there. Free some, or set TMPDIR to a folder on a "
+            "larger disk."
         )
-    return longest
+    try:
+        made.write(image)
+    except TreeError as error:
+        raise LayerError(f"No layer can be made of {folder}: {error}.") from error
+    except OSError as error:
+        raise LayerError(
+            f"No layer can be made of {folder}: {_name_of(error, image)}: {error.strerror or error}."
+        ) from error
 
 
-def _unreadable(error: OSError) -> None:
-    raise LayerError(f"{error.filename} cannot be read ({error.strerror}), so no layer can be made of it.")
+def _name_of(error: OSError, otherwise: Path) -> str:
+    return os.fsdecode(error.filename) if error.filename else str(otherwise)

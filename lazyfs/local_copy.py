@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 _RECORD = 8
 _NUMBER = struct.Struct("<I")
 _NEAR, _FAR = 1, 4
-"""Chunks that are fetched ahead of a read; far where the one before was read too."""
+"""Chunks that are fetched ahead of a read; far where the one before was read too, and where the first of
+those that were fetched ahead is read in its turn."""
 _SLOW = 0.004
 """Seconds for a chunk, beyond which it is the way to the store that takes time, and not the bytes."""
 _MORE = 4
@@ -65,6 +66,10 @@ class LocalCopy(ServedFile):
         self._pushing = pushing
         self._wanted_whole: set[int] = set()
         """Chunks that another host has read: the kernel is given them before it asks."""
+        self._next_ahead: dict[int, int] = {}
+        """By the first chunk of those that were fetched ahead: where the next ones begin."""
+        self._fresh = bytearray(len(file.chunks))
+        """1: it was fetched by this process."""
         self._fetch_seconds = 0.0
         """That a chunk took of late."""
         self._pushed = bytearray(len(file.chunks))
@@ -97,22 +102,23 @@ class LocalCopy(ServedFile):
         size = self._file.chunk_size
         touched = range(offset // size, (offset + length - 1) // size + 1)
         self._note(touched, length)
+        self._go_on_ahead(touched)
         missing = [number for number in touched if not self._here(number)]
         if not missing:
             try:
                 reply(_pread(self._data, offset, length))
+                # What was on this disk already, the kernel reads ahead as it thinks right.
+                self._push(number for number in touched if self._fresh[number])
                 return
             except OSError as error:
                 log.error("The local copy of layer %s cannot be read (%s): fetching again", self.layer, error)
                 missing = list(touched)
                 for number in missing:
                     self._forget(number)
-        flights = [self._fly(number, ahead=False) for number in missing]
-        self._read_ahead(missing)
+        flights = [self._flight(number) for number in missing]
 
         def done(results: Sequence[Bytes | None]) -> None:
             reply(self._assemble(offset, length, dict(zip(missing, results, strict=True))))
-            # What was on this disk already, the kernel reads ahead as it thinks right.
             self._push(number for number, data in zip(missing, results, strict=True) if data is not None)
 
         def failed(error: BaseException) -> None:
@@ -120,7 +126,8 @@ class LocalCopy(ServedFile):
             log.error("A read of layer %s at %d fails: %s", self.layer, offset, error)
             reply(OSError(errno.EIO, str(error)))
 
-        self._fetching.wait(Waiting(flights, done, failed))
+        self._fetching.wait(Waiting(flights, done, failed), flights)
+        self._read_ahead(missing)
 
     def prefetch(self, chunks: Iterable[int]) -> int:
         """Fetch these in their order, in the background; returns how many are not here yet."""
@@ -133,7 +140,7 @@ class LocalCopy(ServedFile):
         count = 0
         for number in numbers:
             if not self._here(number):
-                self._fly(number, ahead=True)
+                self._flight(number, ahead=True)
                 count += 1
         return count
 
@@ -210,14 +217,27 @@ class LocalCopy(ServedFile):
         return list(dict.fromkeys(number for number in numbers if number < len(self._ready)))
 
     def _read_ahead(self, missing: Sequence[int]) -> None:
-        last = missing[-1]
-        count = _FAR if missing[0] - 1 in self._seen else _NEAR
+        self._ahead_from(missing[-1] + 1, _FAR if missing[0] - 1 in self._seen else _NEAR)
+
+    def _go_on_ahead(self, touched: range) -> None:
+        """What was fetched ahead is read: so will be what follows, and nobody should have to wait for it."""
+        for number in touched:
+            start = self._next_ahead.pop(number, None)
+            if start is not None:
+                self._ahead_from(start, _FAR)
+
+    def _ahead_from(self, start: int, count: int) -> None:
+        """Fetch so many from there, or more where the store is far."""
         if self._fetch_seconds > _SLOW:
             count *= _MORE
-        self._bring_ahead(range(last + 1, min(last + 1 + count, len(self._ready))))
+        end = min(start + count, len(self._ready))
+        if start < end:
+            self._next_ahead[start] = end
+            self._bring_ahead(range(start, end))
 
-    def _fly(self, number: int, *, ahead: bool) -> Flight:
-        """Have one chunk verified or fetched; who waits for it already gets the same."""
+    def _flight(self, number: int, *, ahead: bool = False) -> Flight:
+        """What has one chunk verified or fetched, and is under way if that is for `ahead`; who waits for the
+        chunk already gets the same."""
         with self._lock:
             flight = self._flights.get(number)
             if flight is None:
@@ -228,8 +248,6 @@ class LocalCopy(ServedFile):
                 self._flights[number] = flight
                 if ahead:
                     self._fetching.start_ahead(flight)
-            if not ahead:
-                self._fetching.start(flight)
         return flight
 
     def _land(self, number: int, data: Bytes | None) -> None:
@@ -238,7 +256,7 @@ class LocalCopy(ServedFile):
             if data is not None and not self._closed:
                 _pwrite(self._data, data, number * self._file.chunk_size)
                 self._have[_RECORD * number : _RECORD * (number + 1)] = _record(data)
-                self._ready[number] = 1
+                self._fresh[number] = self._ready[number] = 1
                 if number in self._wanted_whole:
                     self._push((number,))
         except OSError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from skylift.lazyfs.erofs_image import FolderImage, TreeError
 from skylift.lazyfs.layers import LayerError, build_layer, make_image, open_layer
 from skylift.lazyfs.store import LocalStore
 
@@ -85,19 +86,15 @@ def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
         make_image(tmp_path / "tree", tmp_path / "image")
 
 
-def test_a_name_that_mkfs_cuts_short_is_told(tmp_path: Path) -> None:
-    (tmp_path / "tree" / "folder").mkdir(parents=True)
-    (tmp_path / "tree" / "folder" / ("l" * 255)).write_text("long")
-    try:
-        make_image(tmp_path / "tree", tmp_path / "image")
-    except LayerError as error:  # newer versions of erofs-utils can
-        assert "knows no names of 255 bytes, as of 'lll" in str(error)  # noqa: PT017
-
-
-def test_without_erofs_utils(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tree").mkdir()
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LayerError, match=r"mkfs.erofs is missing.*install erofs-utils"):
+    (tmp_path / "tree" / "file").write_bytes(b"x" * 5000)
+    made = FolderImage(tmp_path / "tree")
+    (tmp_path / "tree" / "file").write_bytes(b"y" * 6000)
+    with pytest.raises(TreeError, match="tree/file changed while it was being read; try again when nothing"):
+        made.write(tmp_path / "image")
+    monkeypatch.setattr("skylift.lazyfs.layers.FolderImage", lambda *_, **__: made)
+    with pytest.raises(LayerError, match=r"No layer can be made of .*tree: .*file changed while"):
         make_image(tmp_path / "tree", tmp_path / "image")
 
 
