@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = (
     *("runc", "newuidmap", "ip", "iptables", "pasta", "fusermount3", "fsck.erofs", "mmdebstrap"),
-    *("gcc", "git", "docker-registry"),
+    *("gcc", "git", "docker-registry", "chromium"),
 )
 
 
