@@ -57,6 +57,7 @@ class Gateway:
             await self.stop(end_hosts=False)
             raise
         self._server.serve()
+        self._application.jupyter.start()
         self._home.remember_port(int(url.rpartition(":")[2]))
         self._home.announce(url, self.control.gateway_id)
         log.info("Gateway %s listens on %s.", self.control.gateway_id, url)
@@ -69,7 +70,7 @@ class Gateway:
         self._server.stop_listening()
         self._application.clients.close_all("the gateway stops")
         self._application.live.close_all("the gateway stops")
-        await self._application.jupyter.close()
+        await self._application.jupyter.close(end_kernels=end_hosts)
         await self.control.stop(end_hosts)
         await self._hosts.close()
         await self._server.close()

@@ -16,12 +16,14 @@ import msgspec
 
 from skylift.backend.control import ControlPlane
 from skylift.backend.settings import KernelSettings
+from skylift.kernel_gateway.kernel_book import KernelBook, KernelRecord
 from skylift.kernel_gateway.kernel_choices import UnknownGpuError, gpu_requests
 from skylift.kernel_gateway.kernel_images import KernelImageError, KernelImages
 from skylift.lazyfs.store import StoreError
 from skylift.lazyfs.volume_errors import VolumeError
 from skylift.wire import (
     PROTOCOL,
+    Attach,
     Cancel,
     CancelMode,
     ClientMessage,
@@ -67,9 +69,16 @@ class KernelStarter:
     """Starts kernels for one user. On the gateway's event loop."""
 
     def __init__(
-        self, control: ControlPlane, user: str, images: KernelImages, volumes: VolumeThreads
+        self,
+        control: ControlPlane,
+        user: str,
+        images: KernelImages,
+        volumes: VolumeThreads,
+        book: KernelBook,
     ) -> None:
         self.loop = asyncio.get_running_loop()
+        self.book = book
+        """Where its callers write down what is up."""
         self._control = control
         self._user = user
         self._images = images
@@ -103,6 +112,12 @@ class KernelStarter:
         finally:
             if not kernel.is_up:
                 kernel.cancel("terminate", "nobody waits for it")
+        return kernel
+
+    async def take_up(self, record: KernelRecord) -> HostedKernel:
+        """A kernel that an earlier gateway had started."""
+        kernel = HostedKernel(self._control, self._user, record.settings.name, record.notebook, record)
+        kernel.attach()
         return kernel
 
     async def _spec(self, settings: KernelSettings) -> FunctionSpec:
@@ -156,14 +171,22 @@ class HostedKernel:
 
     container_id = ""
 
-    def __init__(self, control: ControlPlane, user: str, name: str, notebook: str) -> None:
-        self.client_id = new_id("cl")
-        self.call_id = new_id("fc")
+    def __init__(
+        self,
+        control: ControlPlane,
+        user: str,
+        name: str,
+        notebook: str,
+        record: KernelRecord | None = None,
+    ) -> None:
+        """`record`: of one that is there."""
+        self.client_id = record.client_id if record is not None else new_id("cl")
+        self.call_id = record.call_id if record is not None else new_id("fc")
         self.user = user
         self.name = name
         self.detail = ""
         """What it waits for, while it does."""
-        self.folder = ""
+        self.folder = record.folder if record is not None else ""
         """Of its sockets, once it is up."""
         self.exit_code: int | None = None
         """None while it lives, or is to live."""
@@ -198,6 +221,12 @@ class HostedKernel:
                 summary=f"kernel of {self._notebook}" if self._notebook else "kernel",
             )
         )
+
+    def attach(self) -> None:
+        """Ask for one that is there, and hear how it ends."""
+        hello = Hello(protocol=PROTOCOL, client_id=self.client_id, notebook=self._notebook)
+        self._control.client_connected(self, hello, in_gateway=True)
+        self._say(Attach(call_id=self.call_id))
 
     async def up(self) -> None:
         """Wait until it can be spoken to. Raises `KernelError` where it ends before."""

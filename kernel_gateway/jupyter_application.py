@@ -37,6 +37,7 @@ from skylift.kernel_gateway.jupyter_kernels import (
     HostedSpecs,
     register_provisioner,
 )
+from skylift.kernel_gateway.kernel_book import KernelRecord
 from skylift.kernel_gateway.kernel_choices import CPU, KernelChoice
 
 MAX_MESSAGE = 64 * 1024 * 1024
@@ -61,8 +62,9 @@ class JupyterApplication(Application):
     ) -> None:
         """`connections`: the folder for the connection files of running kernels."""
         register_provisioner()
+        self._starter = starter
         specs = HostedSpecs(choices=choices)
-        self.kernels: HostedKernelManager = HostedKernelManager(  # type: ignore[no-untyped-call]
+        self.kernels: HostedKernelManager = HostedKernelManager(
             kernel_starter=starter,
             kernel_spec_manager=specs,
             connection_dir=str(connections),
@@ -71,7 +73,9 @@ class JupyterApplication(Application):
         )
         contents = ScratchContents()
         sessions = HostedSessions(  # type: ignore[no-untyped-call]
-            kernel_manager=self.kernels, contents_manager=contents
+            kernel_manager=self.kernels,
+            contents_manager=contents,
+            database_filepath=str(starter.book.sessions),
         )
         identity = KnownUser(user)
         super().__init__(
@@ -102,15 +106,31 @@ class JupyterApplication(Application):
         latest: datetime = max(self.settings["started"], self.kernels.last_kernel_activity)
         return latest
 
-    async def close(self) -> None:
-        """End all kernels."""
-        if self.kernels._culler_callback is not None:
-            self.kernels._culler_callback.stop()
-        ids = self.kernels.list_kernel_ids()
-        ending = [self.kernels.shutdown_kernel(kernel_id, now=True) for kernel_id in ids]  # type: ignore[no-untyped-call]
-        for kernel_id, failed in zip(ids, await asyncio.gather(*ending, return_exceptions=True), strict=True):
+    async def take_up(self) -> None:
+        """The kernels that an earlier gateway had started for the user."""
+        book = self._starter.book
+        for kernel_id, record in book.kernels.items():
+            taking = self._take_up(kernel_id, record)
+            (failed,) = await asyncio.gather(taking, return_exceptions=True)
             if failed is not None:
-                log.error("Kernel %s could not be ended.", kernel_id, exc_info=failed)
+                log.warning("Kernel %s is not taken up: %s", kernel_id, failed)
+                book.drop(kernel_id)
+
+    async def _take_up(self, kernel_id: str, record: KernelRecord) -> None:
+        if kernel_id not in self.kernels:
+            await self.kernels.take_up(kernel_id, record)
+
+    async def close(self, *, end_kernels: bool) -> None:
+        """End all kernels, or leave them to the next gateway."""
+        self.kernels.let_go()
+        if end_kernels:
+            ids = self.kernels.list_kernel_ids()
+            ending = [self.kernels.shutdown_kernel(each, now=True) for each in ids]  # type: ignore[no-untyped-call]
+            for kernel_id, failed in zip(
+                ids, await asyncio.gather(*ending, return_exceptions=True), strict=True
+            ):
+                if failed is not None:
+                    log.error("Kernel %s could not be ended.", kernel_id, exc_info=failed)
         self.settings["session_manager"].close()
 
 

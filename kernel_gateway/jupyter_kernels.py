@@ -7,15 +7,18 @@ from importlib.metadata import EntryPoint
 from typing import Any
 
 import msgspec
+import zmq
 from ipykernel.kernelspec import RESOURCES
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
+from jupyter_server.prometheus.metrics import KERNEL_CURRENTLY_RUNNING_TOTAL
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from jupyter_server.services.sessions.sessionmanager import SessionManager
 from tornado.web import HTTPError
 from traitlets import Any as AnyTrait
 
 from skylift.kernel_gateway.hosted_kernels import KernelError
+from skylift.kernel_gateway.kernel_book import KernelRecord
 from skylift.kernel_gateway.kernel_choices import KernelChoice, choice_of_model
 from skylift.kernel_gateway.provisioner import NAME
 
@@ -71,6 +74,11 @@ class HostedKernelManager(AsyncMappingKernelManager):
 
     kernel_starter = AnyTrait()
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        # Milliseconds: whoever is connected to a kernel that is started again finds the new one soon.
+        self.context.setsockopt(zmq.RECONNECT_IVL, 10)
+
     def cwd_for_path(self, path: str, **kwargs: Any) -> str:
         """A kernel begins where its container does: the notebook's folder is on another machine."""
         return os.sep
@@ -85,6 +93,38 @@ class HostedKernelManager(AsyncMappingKernelManager):
             raise HTTPError(error.status, text.replace("%", "%%"), reason=_header(text)) from error
         except NoSuchKernel as error:
             raise HTTPError(404, f"There is no kernel {error.name!r} here.".replace("%", "%%")) from error
+
+    async def take_up(self, kernel_id: str, record: KernelRecord) -> None:
+        """A kernel that an earlier gateway had started. Raises OSError where it is not there any more."""
+        choice = KernelChoice(record.kernel_name, record.settings)
+        kernel: Any
+        kernel, _, _ = self.pre_start_kernel(record.kernel_name, {"kernel_id": kernel_id})
+        kernel._kernel_spec = spec = kernel_spec(choice)
+        kernel.kernel_id = kernel_id
+        kernel._launch_args = {"env": {"JPY_SESSION_NAME": record.notebook}}
+        factory = KernelProvisionerFactory.instance(parent=self.parent)
+        provisioner = factory.create_provisioner_instance(kernel_id, spec, parent=kernel)
+        await provisioner.load_provisioner_info({"kernel_id": kernel_id, "record": record})
+        kernel.provisioner = provisioner
+        kernel._reconcile_connection_info(provisioner.connection_info)
+        kernel._attempted_start = True
+        kernel.ready.set_result(None)
+        await kernel.post_start_kernel()
+        self._kernels[kernel_id] = kernel
+        self._kernel_connections[kernel_id] = 0
+        kernel.execution_state = "starting"
+        await self._finish_kernel_start(kernel_id)  # type: ignore[no-untyped-call]
+        KERNEL_CURRENTLY_RUNNING_TOTAL.labels(type=record.kernel_name).inc()
+        if not self._initialized_culler:
+            self.initialize_culler()  # type: ignore[no-untyped-call]
+
+    def let_go(self) -> None:
+        """Look after no kernel any more; the next gateway does."""
+        if self._culler_callback is not None:
+            self._culler_callback.stop()
+        kernels: list[Any] = list(self._kernels.values())
+        for kernel in kernels:
+            kernel.stop_restarter()
 
 
 class HostedSessions(SessionManager):

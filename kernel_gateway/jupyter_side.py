@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shutil
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from skylift.backend.nesting import SCOPE
 from skylift.kernel_gateway.auth import bearer_token, origin_allowed
 from skylift.kernel_gateway.handler import Handler, RequestError
 from skylift.kernel_gateway.hosted_kernels import KernelStarter
+from skylift.kernel_gateway.kernel_book import KernelBook, users_with_kernels
 from skylift.kernel_gateway.kernel_choices import KernelChoice, kernel_choices
 from skylift.kernel_gateway.kernel_images import KernelImages
 
@@ -36,6 +38,8 @@ PREFIX = "/jupyter/"
 
 _CLOSE_SECONDS = 10.0
 
+log = logging.getLogger(__name__)
+
 
 class JupyterSide:
     """The Jupyter servers of a gateway's users."""
@@ -44,7 +48,8 @@ class JupyterSide:
         self._gateway = gateway
         self._images = images
         self._users: dict[str, JupyterApplication] = {}
-        self._connections = gateway.home.folder / "jupyter"
+        self._folder = gateway.home.folder / "jupyter"
+        self._taking_up: asyncio.Task[None] | None = None
 
     def serves(self, request: HTTPServerRequest) -> bool:
         """Whether a request is for this side."""
@@ -76,17 +81,20 @@ class JupyterSide:
             ) from error
         application = self._users.get(user)
         if application is None:
+            connections = self._folder / "connections"
             if not self._users:
-                await asyncio.to_thread(shutil.rmtree, self._connections, ignore_errors=True)
-            self._connections.mkdir(mode=0o700, exist_ok=True)
+                shutil.rmtree(connections, ignore_errors=True)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            connections.mkdir(mode=0o700, exist_ok=True)
+            book = KernelBook(self._folder, user)
             control = self._gateway.control
             application = self._users[user] = made(
                 user,
                 PREFIX,
-                KernelStarter(control, user, self._images, self._gateway.volumes),
+                KernelStarter(control, user, self._images, self._gateway.volumes, book),
                 self._choices,
                 control.settings.gateway,
-                self._connections,
+                connections,
             )
         return application
 
@@ -94,14 +102,26 @@ class JupyterSide:
         """What answers a request with `refusal`."""
         return self._refused(request, refusal)
 
-    async def close(self) -> None:
-        """End all kernels."""
+    def start(self) -> None:
+        """Take up the kernels that an earlier gateway had started."""
+        self._taking_up = asyncio.create_task(self._take_up())
+
+    async def _take_up(self) -> None:
+        try:
+            for user in users_with_kernels(self._folder):
+                await (await self.of(user)).take_up()
+        except RequestError as error:
+            log.warning("Kernels of before are ended: %s", error.problem.message)
+
+    async def close(self, *, end_kernels: bool) -> None:
+        """End all kernels, or leave them to the next gateway."""
+        if self._taking_up is not None:
+            self._taking_up.cancel()
+            await asyncio.gather(self._taking_up, return_exceptions=True)
         users, self._users = self._users, {}
-        if users:
-            closing = asyncio.gather(*(each.close() for each in users.values()), return_exceptions=True)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(closing, _CLOSE_SECONDS)
-            shutil.rmtree(self._connections, ignore_errors=True)
+        closing = [each.close(end_kernels=end_kernels) for each in users.values()]
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*closing, return_exceptions=True), _CLOSE_SECONDS)
 
     def _choices(self) -> dict[str, KernelChoice]:
         control = self._gateway.control

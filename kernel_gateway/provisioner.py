@@ -19,6 +19,7 @@ from traitlets import Bool, Dict, Float, Integer, Unicode
 
 from skylift.backend.settings import KernelSettings
 from skylift.kernel_gateway.hosted_kernels import HostedKernel, KernelError, KernelStarter
+from skylift.kernel_gateway.kernel_book import KernelRecord
 
 NAME = "skylift-provisioner"
 
@@ -45,6 +46,7 @@ class SkyliftProvisioner(KernelProvisionerBase):
 
     _kernel: HostedKernel | None = None
     _descriptor = -1
+    _record: KernelRecord | None = None
 
     def __del__(self) -> None:
         self._let_go()
@@ -127,14 +129,42 @@ class SkyliftProvisioner(KernelProvisionerBase):
         kernel = await self._there(
             lambda: starter.start(settings, session.key, session.signature_scheme, notebook)
         )
+        self._record = KernelRecord(
+            kernel_name=self.parent.kernel_name,
+            settings=settings,
+            client_id=kernel.client_id,
+            call_id=kernel.call_id,
+            folder=kernel.folder,
+            key=session.key,
+            signature_scheme=session.signature_scheme,
+            notebook=notebook,
+        )
+        starter.book.put(self.kernel_id, self._record)
+        return self._connect(kernel)
+
+    async def get_provisioner_info(self) -> dict[str, Any]:
+        """What `load_provisioner_info` needs, in another gateway."""
+        info: dict[str, Any] = await super().get_provisioner_info()
+        return {**info, "record": self._record}
+
+    async def load_provisioner_info(self, provisioner_info: dict[str, Any]) -> None:
+        """Take up a kernel that is there. Raises OSError where its sockets are not."""
+        self.kernel_id = provisioner_info["kernel_id"]
+        record: KernelRecord = provisioner_info["record"]
+        self._record = record
+        starter = self._starter()
+        self._connect(await self._there(lambda: starter.take_up(record)))
+
+    def _connect(self, kernel: HostedKernel) -> KernelConnectionInfo:
+        assert self._record is not None
         self._descriptor = kernel.connect(self._descriptor)
         self._kernel = kernel
         # However long the way to the folder is, a socket's address is at most 107 bytes.
         info: dict[str, Any] = {
             "transport": "ipc",
             "ip": f"/proc/self/fd/{self._descriptor}/kernel",
-            "key": session.key,
-            "signature_scheme": session.signature_scheme,
+            "key": self._record.key,
+            "signature_scheme": self._record.signature_scheme,
             **{f"{channel}_port": number for number, channel in enumerate(_CHANNELS, 1)},
         }
         self.connection_info = info  # type: ignore[assignment]
@@ -143,6 +173,7 @@ class SkyliftProvisioner(KernelProvisionerBase):
     async def cleanup(self, restart: bool = False) -> None:
         """Called when the kernel has ended."""
         if not restart:
+            self._starter().book.drop(self.kernel_id)
             self._let_go()
 
     def _let_go(self) -> None:

@@ -53,13 +53,20 @@ class Channels:
 
     def __init__(self, url: str, kernel: str, token: str, **headers: str) -> None:
         self._session = uuid.uuid4().hex
-        url = url.replace("http", "ws", 1)
+        query = f"session_id={self._session}" + (f"&token={token}" if token else "")
+        self._url = f"{url.replace('http', 'ws', 1)}/api/kernels/{kernel}/channels?{query}"
+        self._headers = headers
+        self._connect()
+
+    def _connect(self) -> None:
         self._socket: ClientConnection = connect(
-            f"{url}/api/kernels/{kernel}/channels?session_id={self._session}"
-            + (f"&token={token}" if token else ""),
-            additional_headers=headers,
-            max_size=None,
+            self._url, additional_headers=self._headers, max_size=None
         ).__enter__()
+
+    def reconnect(self) -> None:
+        """Hang up, and connect again."""
+        self._socket.close()
+        self._connect()
 
     def send(self, code: str) -> str:
         """Run a cell; returns the message's id."""
@@ -281,6 +288,8 @@ def test_interrupt_and_restart_by_rest(hosting: Hosting) -> None:
         assert "KeyboardInterrupt" == channels.until("execute_reply", sent)[0]["ename"]
         restarted = hosting.ask("POST", f"/api/kernels/{kernel}/restart")
         assert 200 == restarted.status, restarted.data
+        # As JupyterLab does after a restart.
+        channels.reconnect()
         assert "NameError" == channels.run("os")[0]["ename"]
 
 
@@ -293,6 +302,7 @@ def test_one_that_crashes_is_started_again_and_the_page_is_told(hosting: Hosting
         channels.send("os._exit(3)")
         while "restarting" not in channels.until("status")[0]["execution_state"]:
             pass
+        channels.reconnect()
         assert "NameError" == channels.run("os")[0]["ename"]
 
 
