@@ -37,7 +37,13 @@ export interface Version {
   message: string;
   files: number;
   size: number;
-  changes: { added?: number; changed?: number; removed?: number; bytes_written?: number; bytes_removed?: number };
+  changes: {
+    added?: number;
+    changed?: number;
+    removed?: number;
+    bytes_written?: number;
+    bytes_removed?: number;
+  };
   overwritten: string[];
   overwritten_count: number;
 }
@@ -64,10 +70,10 @@ export class VolumesApi {
     path: string,
     version: number | null,
     some: (entries: Entry[]) => void,
-    signal?: AbortSignal
+    signal?: AbortSignal,
   ): Promise<void> {
     const answer = await this.gateway.fetch(route(volume, 'entries', path, version), { signal });
-    const lines = async (text: string) => {
+    const lines = (text: string) => {
       const found: Entry[] = [];
       for (const line of text.split('\n')) {
         if (!line) {
@@ -84,7 +90,7 @@ export class VolumesApi {
       }
     };
     if (!answer.body) {
-      await lines(await answer.text());
+      lines(await answer.text());
       return;
     }
     const reader = answer.body.getReader();
@@ -94,7 +100,7 @@ export class VolumesApi {
       const { done, value } = await reader.read();
       rest += decoder.decode(value, { stream: !done });
       const end = done ? rest.length : rest.lastIndexOf('\n') + 1;
-      await lines(rest.slice(0, end));
+      lines(rest.slice(0, end));
       rest = rest.slice(end);
       if (done) {
         return;
@@ -108,7 +114,11 @@ export class VolumesApi {
       const answer = await this.gateway.fetch(route(volume, 'entry', path, version));
       return entryOf((await answer.json()) as EntryRow);
     } catch (error) {
-      if (error instanceof GatewayError && error.status === 404 && error.error === 'PathNotFoundError') {
+      if (
+        error instanceof GatewayError &&
+        error.status === 404 &&
+        error.error === 'PathNotFoundError'
+      ) {
         return null;
       }
       throw error;
@@ -117,7 +127,9 @@ export class VolumesApi {
 
   /** Its versions, the newest first. */
   history(volume: string, limit: number): Promise<Version[]> {
-    return this.gateway.get<Version[]>(`v1/volumes/${encodeURIComponent(volume)}/history`, { limit });
+    return this.gateway.get<Version[]>(`v1/volumes/${encodeURIComponent(volume)}/history`, {
+      limit,
+    });
   }
 
   /** Makes a volume. */
@@ -140,7 +152,7 @@ export class VolumesApi {
     await this.change(volume, 'rename', [
       ['source', source],
       ['target', target],
-      ['force', String(force)]
+      ['force', String(force)],
     ]);
   }
 
@@ -148,7 +160,7 @@ export class VolumesApi {
   async remove(volume: string, path: string, recursive: boolean): Promise<void> {
     await this.change(volume, 'remove', [
       ['path', path],
-      ['recursive', String(recursive)]
+      ['recursive', String(recursive)],
     ]);
   }
 
@@ -165,8 +177,8 @@ export class VolumesApi {
       headers: { 'Content-Type': 'application/json' },
       body: JSON.stringify({
         entries: { data: btoa(String.fromCharCode(...entries)), size: entries.length },
-        message: 'new folder'
-      })
+        message: 'new folder',
+      }),
     });
   }
 
@@ -193,16 +205,20 @@ export class VolumesApi {
     path: string,
     version: number | null,
     most: number,
-    signal?: AbortSignal
+    signal?: AbortSignal,
   ): Promise<{ bytes: Uint8Array; size: number; tag: string }> {
     const answer = await this.gateway.fetch(this.filePath(volume, path, version), {
       headers: most > 0 ? { Range: `bytes=0-${most - 1}` } : {},
       cache: 'no-store',
-      signal
+      signal,
     });
     const range = /\/(\d+)$/.exec(answer.headers.get('Content-Range') ?? '');
     const bytes = new Uint8Array(await answer.arrayBuffer());
-    return { bytes, size: range ? Number(range[1]) : bytes.length, tag: answer.headers.get('ETag') ?? '' };
+    return {
+      bytes,
+      size: range ? Number(range[1]) : bytes.length,
+      tag: answer.headers.get('ETag') ?? '',
+    };
   }
 
   private async change(volume: string, what: string, fields: Fields): Promise<unknown> {
@@ -213,7 +229,7 @@ export class VolumesApi {
     const answer = await this.gateway.fetch(path, {
       method: 'POST',
       headers: { 'Content-Type': 'application/x-www-form-urlencoded' },
-      body: fields.map(([name, value]) => `${name}=${percentEncode(value)}`).join('&')
+      body: fields.map(([name, value]) => `${name}=${percentEncode(value)}`).join('&'),
     });
     return answer.json();
   }
@@ -233,7 +249,7 @@ function entryOf(row: EntryRow): Entry {
     size: row.size,
     mtime: row.mtime,
     files: row.files,
-    target: row.target ?? ''
+    target: row.target ?? '',
   };
 }
 
@@ -243,7 +259,7 @@ export function folderEntries(path: string): Uint8Array {
   if (bytes.length > 0xffff) {
     throw new Error('This path is too long.');
   }
-  const kind = [...'dir'].map(letter => letter.charCodeAt(0));
+  const kind = [...'dir'].map((letter) => letter.charCodeAt(0));
   const mode = 0o755;
   return Uint8Array.from([
     0x91, // a list of one
@@ -256,6 +272,6 @@ export function folderEntries(path: string): Uint8Array {
     ...kind,
     0xcd,
     mode >> 8,
-    mode & 0xff
+    mode & 0xff,
   ]);
 }

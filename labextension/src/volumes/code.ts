@@ -31,20 +31,20 @@ interface Opener {
 
 const pandas = (call: string, more = ''): Opener => ({
   imports: ['import pandas as pd'],
-  open: source => `pd.${call}(${source}${more})`
+  open: (source) => `pd.${call}(${source}${more})`,
 });
 
 const image: Opener = {
   imports: ['from PIL import Image'],
-  open: source => `Image.open(${source})`,
-  shows: true
+  open: (source) => `Image.open(${source})`,
+  shows: true,
 };
 
-const numpy: Opener = { imports: ['import numpy as np'], open: source => `np.load(${source})` };
+const numpy: Opener = { imports: ['import numpy as np'], open: (source) => `np.load(${source})` };
 
 const torch: Opener = {
   imports: ['import torch'],
-  open: source => `torch.load(${source}, map_location="cpu")`
+  open: (source) => `torch.load(${source}, map_location="cpu")`,
 };
 
 const OPENERS: Record<string, Opener> = {
@@ -69,15 +69,31 @@ const OPENERS: Record<string, Opener> = {
   webp: image,
   json: {
     imports: ['import json'],
-    open: (source, path) => `json.load(${path ? `open(${source})` : source})`
+    open: (source, path) => `json.load(${path ? `open(${source})` : source})`,
   },
   ipynb: {
     imports: ['import json'],
-    open: (source, path) => `json.load(${path ? `open(${source})` : source})`
-  }
+    open: (source, path) => `json.load(${path ? `open(${source})` : source})`,
+  },
 };
 
-const TEXT = new Set(['txt', 'md', 'py', 'log', 'yaml', 'yml', 'toml', 'ini', 'cfg', 'html', 'xml', 'rst', 'sh', 'sql', 'tex']);
+const TEXT = new Set([
+  'txt',
+  'md',
+  'py',
+  'log',
+  'yaml',
+  'yml',
+  'toml',
+  'ini',
+  'cfg',
+  'html',
+  'xml',
+  'rst',
+  'sh',
+  'sql',
+  'tex',
+]);
 
 /** Where a path of the volume is in a container, or null where no mount shows it. */
 export function mountedPath(target: CodeTarget, mounts: readonly Mount[]): string | null {
@@ -85,8 +101,10 @@ export function mountedPath(target: CodeTarget, mounts: readonly Mount[]): strin
     // A container has the newest version.
     return null;
   }
-  const mount = mounts.find(each => each.volume === target.volume);
-  return mount ? joinPath(mount.path.replace(/\/+$/, ''), target.path).replace(/\/+$/, '') || '/' : null;
+  const mount = mounts.find((each) => each.volume === target.volume);
+  return mount
+    ? joinPath(mount.path.replace(/\/+$/, ''), target.path).replace(/\/+$/, '') || '/'
+    : null;
 }
 
 /** Code that opens it, in a cell that has these volumes mounted. */
@@ -97,9 +115,13 @@ export function codeFor(target: CodeTarget, mounts: readonly Mount[]): FileCode 
       ? {
           imports: ['import skylift'],
           expression: `${handle(target)}.listdir(${pythonString('/' + target.path)})`,
-          variable: ''
+          variable: '',
         }
-      : { imports: ['import os'], expression: `os.listdir(${pythonString(mounted)})`, variable: '' };
+      : {
+          imports: ['import os'],
+          expression: `os.listdir(${pythonString(mounted)})`,
+          variable: '',
+        };
   }
   const ending = endingOf(target.path);
   const opener = OPENERS[ending];
@@ -109,13 +131,13 @@ export function codeFor(target: CodeTarget, mounts: readonly Mount[]): FileCode 
       return {
         imports: opener.imports,
         expression: opener.open(path, true),
-        variable: opener.shows ? '' : variableFor(target.path)
+        variable: opener.shows ? '' : variableFor(target.path),
       };
     }
     return {
       imports: [],
       expression: TEXT.has(ending) ? `open(${path}).read()` : `open(${path}, "rb").read()`,
-      variable: variableFor(target.path)
+      variable: variableFor(target.path),
     };
   }
   const bytes = `b"".join(${handle(target)}.read_file(${pythonString('/' + target.path)}))`;
@@ -123,20 +145,20 @@ export function codeFor(target: CodeTarget, mounts: readonly Mount[]): FileCode 
     return {
       imports: ['import io', ...opener.imports, 'import skylift'].sort(importOrder),
       expression: opener.open(`io.BytesIO(${bytes})`, false),
-      variable: opener.shows ? '' : variableFor(target.path)
+      variable: opener.shows ? '' : variableFor(target.path),
     };
   }
   return {
     imports: ['import skylift'],
     expression: TEXT.has(ending) ? `${bytes}.decode()` : bytes,
-    variable: variableFor(target.path)
+    variable: variableFor(target.path),
   };
 }
 
 /** The same as lines, without the imports that the cell has already. */
 export function statements(code: FileCode, cell: string): string {
-  const have = new Set(cell.split('\n').map(line => line.trim()));
-  const imports = code.imports.filter(line => !have.has(line));
+  const have = new Set(cell.split('\n').map((line) => line.trim()));
+  const imports = code.imports.filter((line) => !have.has(line));
   const last = code.variable ? `${code.variable} = ${code.expression}` : code.expression;
   return [...imports, ...(imports.length ? [''] : []), last].join('\n');
 }
@@ -162,7 +184,7 @@ const TAKEN = new Set(
   (
     'False None True and as assert async await break class continue def del elif else except finally for from global ' +
     'if import in is lambda nonlocal not or pass raise return try while with io json np os pd torch skylift Image open'
-  ).split(' ')
+  ).split(' '),
 );
 
 /** A name of Python that looks like the file's. */
@@ -191,7 +213,12 @@ export interface Insertion {
  * Where the code goes: in a call or an assignment that is being written only what opens the file, or its path where
  * that is enough; otherwise lines of their own, below a magic line and never in the middle of another one.
  */
-export function insertionAt(cell: string, offset: number, target: CodeTarget, mounts: readonly Mount[]): Insertion {
+export function insertionAt(
+  cell: string,
+  offset: number,
+  target: CodeTarget,
+  mounts: readonly Mount[],
+): Insertion {
   const code = codeFor(target, mounts);
   const begin = cell.lastIndexOf('\n', offset - 1) + 1;
   const found = cell.indexOf('\n', offset);

@@ -13,5 +13,5 @@ export const VolumeCommands = {
   history: 'skylift-volumes:history',
   restore: 'skylift-volumes:restore',
   refresh: 'skylift-volumes:refresh',
-  closeVersion: 'skylift-volumes:close-version'
+  closeVersion: 'skylift-volumes:close-version',
 } as const;

@@ -17,10 +17,10 @@ export function CsvTable({ table }: { table: Table }): React.ReactElement {
   const numeric = useMemo(() => {
     const some = table.rows.slice(0, 200);
     return Array.from({ length: columns }, (_, column) => isNumeric(some, column));
-  }, [table]);
+  }, [table, columns]);
   const widths = useMemo(
     () => Array.from({ length: columns }, (_, column) => widthOf(table, column)),
-    [table]
+    [table, columns],
   );
   const tops = useMemo(() => topsOf(table.rows.length, () => LINE), [table]);
 
@@ -40,7 +40,9 @@ export function CsvTable({ table }: { table: Table }): React.ReactElement {
     };
   }, []);
 
-  const [first, last] = table.rows.length ? inSight(tops, scroll.top, scroll.height, BEYOND) : [0, 0];
+  const [first, last] = table.rows.length
+    ? inSight(tops, scroll.top, scroll.height, BEYOND)
+    : [0, 0];
   const below = tops[table.rows.length] - tops[last];
   return (
     <div ref={box} className="jp-skylift-table-box">
@@ -66,7 +68,11 @@ export function CsvTable({ table }: { table: Table }): React.ReactElement {
         <tbody>
           {first > 0 && (
             <tr aria-hidden="true">
-              <td colSpan={columns + 1} style={{ height: tops[first] }} className="jp-skylift-table-space" />
+              <td
+                colSpan={columns + 1}
+                style={{ height: tops[first] }}
+                className="jp-skylift-table-space"
+              />
             </tr>
           )}
           {table.rows.slice(first, last).map((row, at) => (
@@ -75,7 +81,11 @@ export function CsvTable({ table }: { table: Table }): React.ReactElement {
                 {first + at + 1}
               </th>
               {widths.map((_, column) => (
-                <td key={column} data-numeric={numeric[column] || undefined} title={(row[column] ?? '').length > 24 ? row[column] : undefined}>
+                <td
+                  key={column}
+                  data-numeric={numeric[column] || undefined}
+                  title={(row[column] ?? '').length > 24 ? row[column] : undefined}
+                >
                   {row[column] ?? ''}
                 </td>
               ))}
@@ -83,7 +93,11 @@ export function CsvTable({ table }: { table: Table }): React.ReactElement {
           ))}
           {below > 0 && (
             <tr aria-hidden="true">
-              <td colSpan={columns + 1} style={{ height: below }} className="jp-skylift-table-space" />
+              <td
+                colSpan={columns + 1}
+                style={{ height: below }}
+                className="jp-skylift-table-space"
+              />
             </tr>
           )}
         </tbody>
@@ -95,7 +109,8 @@ export function CsvTable({ table }: { table: Table }): React.ReactElement {
       )}
       {table.more && (
         <p className="jp-skylift-preview-note">
-          These are the first {table.rows.length.toLocaleString('en')} rows. Download the file for all of them.
+          These are the first {table.rows.length.toLocaleString('en')} rows. Download the file for
+          all of them.
         </p>
       )}
     </div>

@@ -15,7 +15,10 @@ const DELIMITERS = [',', '\t', ';', '|'];
  * Reads the text's rows, at most `most` of them. Where the text is only a file's beginning (`cut`), its last row is
  * left out, since it may not be whole.
  */
-export function parseTable(text: string, options: { delimiter?: string; most: number; cut?: boolean }): Table {
+export function parseTable(
+  text: string,
+  options: { delimiter?: string; most: number; cut?: boolean },
+): Table {
   const body = text.charCodeAt(0) === 0xfeff ? text.slice(1) : text;
   const delimiter = options.delimiter ?? guessDelimiter(body);
   const rows: string[][] = [];
@@ -37,7 +40,12 @@ export function parseTable(text: string, options: { delimiter?: string; most: nu
     }
     at = next;
   }
-  return { header: rows[0] ?? [], rows: rows.slice(1), delimiter, more: more || Boolean(options.cut) };
+  return {
+    header: rows[0] ?? [],
+    rows: rows.slice(1),
+    delimiter,
+    more: more || Boolean(options.cut),
+  };
 }
 
 /** One row, where the next one begins, and whether its quotes were closed. */
@@ -86,13 +94,13 @@ export function guessDelimiter(text: string): string {
   let most = 0;
   for (const delimiter of DELIMITERS) {
     const counts: number[] = [];
-    for (let at = 0; at < sample.length && counts.length < 20; ) {
+    for (let at = 0; at < sample.length && counts.length < 20;) {
       const [row, next] = readRow(sample, at, delimiter);
       counts.push(row.length);
       at = next;
     }
     const columns = counts[0] ?? 1;
-    const even = counts.filter(count => count === columns).length / Math.max(1, counts.length);
+    const even = counts.filter((count) => count === columns).length / Math.max(1, counts.length);
     const score = columns > 1 ? even * Math.log2(columns + 1) : 0;
     if (score > most) {
       best = delimiter;

@@ -46,14 +46,17 @@ export function readDrop(transfer: DataTransfer): Promise<Dropped> {
 
 /** Files that were chosen in the browser's dialog. */
 export function readChosen(list: FileList | readonly File[]): DroppedFile[] {
-  return Array.from(list).map(file => ({ path: file.webkitRelativePath || file.name, file }));
+  return Array.from(list).map((file) => ({ path: file.webkitRelativePath || file.name, file }));
 }
 
-async function readEntries(entries: readonly FileSystemEntry[], files: readonly File[]): Promise<Dropped> {
+async function readEntries(
+  entries: readonly FileSystemEntry[],
+  files: readonly File[],
+): Promise<Dropped> {
   const dropped: Dropped = {
-    files: files.map(file => ({ path: file.name, file })),
+    files: files.map((file) => ({ path: file.name, file })),
     emptyFolders: [],
-    problems: []
+    problems: [],
   };
   for (const entry of entries) {
     await readFolder(entry as FileSystemDirectoryEntry, entry.name, dropped);
@@ -61,14 +64,20 @@ async function readEntries(entries: readonly FileSystemEntry[], files: readonly 
   return dropped;
 }
 
-async function readFolder(folder: FileSystemDirectoryEntry, path: string, dropped: Dropped): Promise<void> {
+async function readFolder(
+  folder: FileSystemDirectoryEntry,
+  path: string,
+  dropped: Dropped,
+): Promise<void> {
   const reader = folder.createReader();
   let empty = true;
   for (;;) {
     let some: FileSystemEntry[];
     try {
       // Browsers give a hundred at a time.
-      some = await new Promise<FileSystemEntry[]>((resolve, reject) => reader.readEntries(resolve, reject));
+      some = await new Promise<FileSystemEntry[]>((resolve, reject) =>
+        reader.readEntries(resolve, reject),
+      );
     } catch {
       dropped.problems.push(`The folder “${path}” could not be read on this computer.`);
       return;
@@ -84,7 +93,9 @@ async function readFolder(folder: FileSystemDirectoryEntry, path: string, droppe
         continue;
       }
       try {
-        const file = await new Promise<File>((resolve, reject) => (entry as FileSystemFileEntry).file(resolve, reject));
+        const file = await new Promise<File>((resolve, reject) =>
+          (entry as FileSystemFileEntry).file(resolve, reject),
+        );
         dropped.files.push({ path: below, file });
       } catch {
         dropped.problems.push(`“${below}” could not be read on this computer.`);

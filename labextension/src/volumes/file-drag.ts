@@ -29,7 +29,7 @@ export function targetOf(row: Row): CodeTarget | null {
     volume: row.place.volume,
     version: row.place.version,
     path: row.place.path,
-    folder: row.kind === 'dir' || row.kind === 'volume'
+    folder: row.kind === 'dir' || row.kind === 'volume',
   };
 }
 
@@ -42,7 +42,7 @@ export function acceptFileDrags(notebooks: INotebookTracker): () => void {
     const node = event.target;
     for (const panel of openNotebooks(notebooks)) {
       if (panel.content.node.contains(node)) {
-        const index = panel.content.widgets.findIndex(cell => cell.node.contains(node));
+        const index = panel.content.widgets.findIndex((cell) => cell.node.contains(node));
         const cell = panel.content.widgets[index];
         return cell?.editor && cell.model.type === 'code' ? { panel, index, cell } : null;
       }
@@ -78,7 +78,7 @@ export function acceptFileDrags(notebooks: INotebookTracker): () => void {
       x: event.clientX,
       y: event.clientY,
       width: 0,
-      height: 0
+      height: 0,
     } as DOMRect);
     const offset = position ? editor.getOffsetAt(position) : text.length;
     insertInto(panel.content, index, offset, JSON.parse(data) as CodeTarget);
@@ -95,12 +95,17 @@ type Notebook = NonNullable<INotebookTracker['currentWidget']>['content'];
 
 function openNotebooks(notebooks: INotebookTracker) {
   const open: NonNullable<INotebookTracker['currentWidget']>[] = [];
-  notebooks.forEach(panel => open.push(panel));
+  notebooks.forEach((panel) => open.push(panel));
   return open;
 }
 
 /** Insert the code into a cell, and go on writing after it. */
-export function insertInto(notebook: Notebook, index: number, offset: number, target: CodeTarget): void {
+export function insertInto(
+  notebook: Notebook,
+  index: number,
+  offset: number,
+  target: CodeTarget,
+): void {
   const cell = notebook.widgets[index];
   const source = cell.model.sharedModel.getSource();
   const { at, text } = insertionAt(source, offset, target, mountsOf(source));

@@ -4,7 +4,7 @@ import { useEffect, useRef, useState } from 'react';
 import { Dialog, MainAreaWidget, ReactWidget, showDialog } from '@jupyterlab/apputils';
 import { historyIcon } from '@jupyterlab/ui-components';
 import type { Version } from './api';
-import { formatBytes, formatTime } from './format';
+import { bytes as formatBytes, clock as formatTime } from '../ui/formats';
 import type { VolumesModel } from './model';
 import { shown } from './names';
 import { useSignal } from './use-signal';
@@ -15,7 +15,7 @@ const PAGE = 100;
 export function historyWidget(
   model: VolumesModel,
   volume: string,
-  look: (volume: string, version: number) => void
+  look: (volume: string, version: number) => void,
 ): MainAreaWidget<ReactWidget> {
   const content = ReactWidget.create(<History model={model} volume={volume} look={look} />);
   content.addClass('jp-skylift-history');
@@ -30,14 +30,18 @@ export function historyWidget(
 }
 
 /** Ask, then make the volume what it was. Returns what went wrong, or "". */
-export async function restoreAsked(model: VolumesModel, volume: string, version: number): Promise<string> {
+export async function restoreAsked(
+  model: VolumesModel,
+  volume: string,
+  version: number,
+): Promise<string> {
   const newest = model.info(volume)?.version;
   const answer = await showDialog({
     title: `Restore version ${version} of “${volume}”?`,
     body:
       `All its files become what they were in version ${version}. ` +
       `That is a new version${newest === undefined ? '' : `, after ${newest}`}: nothing is lost, and what is there now can be restored likewise.`,
-    buttons: [Dialog.cancelButton(), Dialog.okButton({ label: 'Restore' })]
+    buttons: [Dialog.cancelButton(), Dialog.okButton({ label: 'Restore' })],
   });
   if (!answer.button.accept) {
     return '';
@@ -53,7 +57,7 @@ export async function restoreAsked(model: VolumesModel, volume: string, version:
 interface IHistoryProps {
   model: VolumesModel;
   volume: string;
-  look(volume: string, version: number): void;
+  look: (volume: string, version: number) => void;
 }
 
 function History({ model, volume, look }: IHistoryProps): React.ReactElement {
@@ -74,7 +78,7 @@ function History({ model, volume, look }: IHistoryProps): React.ReactElement {
     const mine = ++asked.current;
     model.api
       .history(volume, limit + 1)
-      .then(found => {
+      .then((found) => {
         if (mine === asked.current) {
           setVersions(found);
           setProblem('');
@@ -85,11 +89,11 @@ function History({ model, volume, look }: IHistoryProps): React.ReactElement {
           setProblem(error instanceof Error ? error.message : String(error));
         }
       });
-  }, [newest, limit, gone, tries]);
+  }, [model, volume, newest, limit, gone, tries]);
 
   const restore = async (version: number) => {
     const wrong = await restoreAsked(model, volume, version);
-    setProblems(before => ({ ...before, [version]: wrong }));
+    setProblems((before) => ({ ...before, [version]: wrong }));
   };
 
   if (gone) {
@@ -97,7 +101,7 @@ function History({ model, volume, look }: IHistoryProps): React.ReactElement {
   }
   return (
     <div className="jp-skylift-history-box" data-volume={volume}>
-      <header className="jp-skylift-preview-head">
+      <div className="jp-skylift-preview-head">
         <div className="jp-skylift-preview-where">
           <span className="jp-skylift-preview-path">
             <span className="jp-skylift-preview-name">{volume}</span>
@@ -106,7 +110,7 @@ function History({ model, volume, look }: IHistoryProps): React.ReactElement {
             Each commit is a version. Restoring one makes a new version, so nothing is lost.
           </span>
         </div>
-      </header>
+      </div>
       {problem && (
         <div className="jp-skylift-preview-note" role="alert">
           <p>{problem}</p>
@@ -118,7 +122,9 @@ function History({ model, volume, look }: IHistoryProps): React.ReactElement {
       {!versions && !problem && <p className="jp-skylift-preview-note">Loading…</p>}
       {versions && (
         <table className="jp-skylift-history-table">
-          <caption className="jp-skylift-hidden">Versions of volume {volume}, the newest first</caption>
+          <caption className="jp-skylift-hidden">
+            Versions of volume {volume}, the newest first
+          </caption>
           <thead>
             <tr>
               <th scope="col">Version</th>
@@ -133,18 +139,23 @@ function History({ model, volume, look }: IHistoryProps): React.ReactElement {
             </tr>
           </thead>
           <tbody>
-            {versions.slice(0, limit).map(version => (
+            {versions.slice(0, limit).map((version) => (
               <tr key={version.version} data-version={version.version}>
                 <th scope="row">{version.version}</th>
                 <td title={new Date(version.time * 1000).toString()}>{formatTime(version.time)}</td>
                 <td>{version.who || '–'}</td>
                 <td className="jp-skylift-history-what">
-                  {version.message ? shown(version.message) : version.version === 0 ? 'made, with nothing in it' : '–'}
+                  {version.message
+                    ? shown(version.message)
+                    : version.version === 0
+                      ? 'made, with nothing in it'
+                      : '–'}
                   {version.overwritten_count > 0 && (
                     <div className="jp-skylift-history-overwritten">
                       {`Overwrote what others had just changed: ${version.overwritten.slice(0, 3).map(shown).join(', ')}`}
-                      {version.overwritten_count > 3 && ` and ${version.overwritten_count - 3} more`}. The version
-                      before has it.
+                      {version.overwritten_count > 3 &&
+                        ` and ${version.overwritten_count - 3} more`}
+                      . The version before has it.
                     </div>
                   )}
                   {problems[version.version] && (
@@ -206,7 +217,7 @@ export function changesOf(version: Version): string {
   const parts = [
     added && `${added.toLocaleString('en')} added`,
     changed && `${changed.toLocaleString('en')} changed`,
-    removed && `${removed.toLocaleString('en')} removed`
+    removed && `${removed.toLocaleString('en')} removed`,
   ].filter(Boolean);
   if (!parts.length) {
     return 'no files';

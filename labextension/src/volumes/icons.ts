@@ -10,5 +10,5 @@ export const volumeIcon = new LabIcon({
     <path d="M2.7 3.8v8.4c0 1.2 2.4 2.1 5.3 2.1s5.3-.9 5.3-2.1V3.8"/>
     <path d="M2.7 8c0 1.2 2.4 2.1 5.3 2.1s5.3-.9 5.3-2.1"/>
   </g>
-</svg>`
+</svg>`,
 });

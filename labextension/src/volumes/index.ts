@@ -9,5 +9,5 @@ export const volumesSection: ISection = {
   id: 'volumes',
   title: 'Volumes',
   Component: VolumesSection,
-  toolbar: VolumesToolbar
+  toolbar: VolumesToolbar,
 };

@@ -17,7 +17,7 @@ export function menuOf(row: Row | undefined): string[][] {
           [Commands.upload, Commands.uploadFolder, Commands.newFolder],
           [Commands.insertCode, Commands.copyPath],
           [Commands.history, Commands.refresh],
-          [Commands.rename, Commands.remove]
+          [Commands.rename, Commands.remove],
         ];
   }
   if (row.kind === 'dir') {
@@ -26,18 +26,23 @@ export function menuOf(row: Row | undefined): string[][] {
       : [
           [Commands.upload, Commands.uploadFolder, Commands.newFolder],
           [Commands.insertCode, Commands.copyPath],
-          [Commands.rename, Commands.remove]
+          [Commands.rename, Commands.remove],
         ];
   }
   return [
     [Commands.open, Commands.download],
     [Commands.insertCode, Commands.copyPath],
-    ...(older ? [] : [[Commands.rename, Commands.remove]])
+    ...(older ? [] : [[Commands.rename, Commands.remove]]),
   ];
 }
 
 /** Show it at a place of the page. */
-export function openMenu(commands: CommandRegistry, row: Row | undefined, x: number, y: number): void {
+export function openMenu(
+  commands: CommandRegistry,
+  row: Row | undefined,
+  x: number,
+  y: number,
+): void {
   const menu = new Menu({ commands });
   menu.addClass('jp-skylift-volumes-menu');
   menuOf(row).forEach((group, at) => {

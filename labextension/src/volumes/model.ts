@@ -6,7 +6,7 @@ import { GatewayError } from '../gateway/rest';
 import { VolumesApi } from './api';
 import type { Entry, VolumeInfo } from './api';
 import type { DroppedFile, Dropped } from './dropped';
-import { joinPath, nameProblem, parentOf, shown, volumeNameProblem } from './names';
+import { isText, joinPath, nameProblem, parentOf, shown, volumeNameProblem } from './names';
 import { VolumeTree, keyOf } from './tree';
 import type { Place, Row } from './tree';
 import { ServerTransport } from './transport';
@@ -35,7 +35,10 @@ export class VolumesModel {
   private constructor(readonly gateway: Gateway) {
     this.api = new VolumesApi(gateway);
     this.tree = new VolumeTree(this.api);
-    this.unfinished = new UnfinishedUploads(window.localStorage, `skylift:uploads:${gateway.url('uploads')}`);
+    this.unfinished = new UnfinishedUploads(
+      window.localStorage,
+      `skylift:uploads:${gateway.url('uploads')}`,
+    );
     this.uploads = new UploadQueue(new ServerTransport(gateway, this.api), this.unfinished);
     this.uploads.arrived.connect((_, upload) => {
       this.say(`${shown(upload.path)} is in volume ${upload.volume}.`);
@@ -44,7 +47,7 @@ export class VolumesModel {
         void this.tree.load(folder);
       }
     });
-    window.addEventListener('beforeunload', event => {
+    window.addEventListener('beforeunload', (event) => {
       if (this.uploads.busy) {
         event.preventDefault();
       }
@@ -76,13 +79,15 @@ export class VolumesModel {
 
   /** The selected line, where it is a volume, a folder or a file. */
   get selected(): Row | undefined {
-    const row = this.tree.rows().find(each => each.key === this.tree.selected);
-    return row && row.kind !== 'note' && row.kind !== 'problem' && row.kind !== 'new' ? row : undefined;
+    const row = this.tree.rows().find((each) => each.key === this.tree.selected);
+    return row && row.kind !== 'note' && row.kind !== 'problem' && row.kind !== 'new'
+      ? row
+      : undefined;
   }
 
   /** A volume as the list has it. */
   info(volume: string): VolumeInfo | undefined {
-    return this.tree.volumes?.find(info => info.name === volume);
+    return this.tree.volumes?.find((info) => info.name === volume);
   }
 
   /** Speak. */
@@ -92,32 +97,44 @@ export class VolumesModel {
 
   /** Make a volume. Returns what is wrong with it, or "". */
   async createVolume(name: string): Promise<string> {
-    return volumeNameProblem(name) || this.trying(async () => {
-      await this.api.create(name);
-      this.tree.startNaming(null);
-      this.tree.select(keyOf({ volume: name, version: null, path: '' }));
-      this.say(`Volume ${name} is made.`);
-    });
+    return (
+      volumeNameProblem(name) ||
+      this.trying(async () => {
+        await this.api.create(name);
+        this.tree.startNaming(null);
+        this.tree.select(keyOf({ volume: name, version: null, path: '' }));
+        this.say(`Volume ${name} is made.`);
+      })
+    );
   }
 
   /** Make a folder. Returns what is wrong with it, or "". */
   async createFolder(folder: Place, name: string): Promise<string> {
-    return nameProblem(name) || this.trying(async () => {
-      const path = joinPath(folder.path, name);
-      const there = await this.api.stat(folder.volume, path);
-      if (there) {
-        throw new Error(`There is ${there.kind === 'dir' ? 'a folder' : 'a file'} “${shown(name)}” already.`);
-      }
-      await this.api.makeFolder(folder.volume, path);
-      this.tree.startNaming(null);
-      await this.tree.load(folder);
-      this.tree.select(keyOf({ ...folder, path }));
-      this.say(`Folder ${shown(name)} is made.`);
-    });
+    return (
+      nameProblem(name) ||
+      this.trying(async () => {
+        const path = joinPath(folder.path, name);
+        const there = await this.api.stat(folder.volume, path);
+        if (there) {
+          throw new Error(
+            `There is ${there.kind === 'dir' ? 'a folder' : 'a file'} “${shown(name)}” already.`,
+          );
+        }
+        await this.api.makeFolder(folder.volume, path);
+        this.tree.startNaming(null);
+        await this.tree.load(folder);
+        this.tree.select(keyOf({ ...folder, path }));
+        this.say(`Folder ${shown(name)} is made.`);
+      })
+    );
   }
 
   /** Give a volume, a folder or a file another name. Returns what is wrong with it, or "". */
-  async rename(row: Row, name: string, replace: (name: string) => Promise<boolean>): Promise<string> {
+  async rename(
+    row: Row,
+    name: string,
+    replace: (name: string) => Promise<boolean>,
+  ): Promise<string> {
     if (name === row.name) {
       this.startRenaming('');
       return '';
@@ -151,14 +168,18 @@ export class VolumesModel {
     const entry = await this.api.stat(row.place.volume, row.place.path);
     const listed = row.entry;
     const changed =
-      entry !== null && listed !== undefined && (entry.size !== listed.size || entry.mtime !== listed.mtime);
+      entry !== null &&
+      listed !== undefined &&
+      (entry.size !== listed.size || entry.mtime !== listed.mtime);
     return { entry, changed };
   }
 
   /** Make a volume what it was in a version. */
   async restore(volume: string, version: number): Promise<number> {
     const made = await this.api.restore(volume, version);
-    this.say(`Volume ${volume} is what it was in version ${version}. That is version ${made.version}.`);
+    this.say(
+      `Volume ${volume} is what it was in version ${version}. That is version ${made.version}.`,
+    );
     return made.version;
   }
 
@@ -167,17 +188,22 @@ export class VolumesModel {
     const { files, emptyFolders, problems } = Array.isArray(dropped)
       ? { files: dropped, emptyFolders: [], problems: [] }
       : dropped;
+    if (files.length && !isText(folder.path)) {
+      const text = `Files cannot be uploaded to “${shown(folder.path)}”, whose name is not UTF-8. Rename it first.`;
+      this.tree.complain(folder, text);
+      return;
+    }
     this.tree.complain(folder, problems.join('\n'));
     this.tree.expand(keyOf(folder), folder);
     this.uploads.add(
       folder.volume,
-      files.map(({ path, file }) => ({ path: joinPath(folder.path, path), file }))
+      files.map(({ path, file }) => ({ path: joinPath(folder.path, path), file })),
     );
     if (files.length) {
       this.say(
         files.length === 1
           ? `Uploading ${shown(files[0].path)} to ${folder.volume}.`
-          : `Uploading ${files.length} files to ${folder.volume}.`
+          : `Uploading ${files.length} files to ${folder.volume}.`,
       );
     }
     const failed = await this.trying(async () => {
@@ -197,7 +223,9 @@ export class VolumesModel {
   giveUp(upload: Unfinished): void {
     this.unfinished.delete(upload.id);
     // Where the server has forgotten it already, that is as well.
-    void this.gateway.fetch(`uploads/${encodeURIComponent(upload.id)}`, { method: 'DELETE' }).catch(() => undefined);
+    void this.gateway
+      .fetch(`uploads/${encodeURIComponent(upload.id)}`, { method: 'DELETE' })
+      .catch(() => undefined);
   }
 
   private async renameVolume(row: Row, name: string): Promise<void> {
@@ -212,7 +240,11 @@ export class VolumesModel {
     this.say(`Volume ${row.name} is called ${name} now.`);
   }
 
-  private async renamePath(row: Row, name: string, replace: (name: string) => Promise<boolean>): Promise<void> {
+  private async renamePath(
+    row: Row,
+    name: string,
+    replace: (name: string) => Promise<boolean>,
+  ): Promise<void> {
     const { volume, path } = row.place;
     const target = joinPath(parentOf(path), name);
     try {

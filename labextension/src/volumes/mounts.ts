@@ -9,7 +9,7 @@ export interface Mount {
 
 /** Of a cell's text. A cell that runs in the notebook's own kernel has none. */
 export function mountsOf(cell: string): Mount[] {
-  const first = cell.split('\n').find(line => line.trim() !== '') ?? '';
+  const first = cell.split('\n').find((line) => line.trim() !== '') ?? '';
   const magic = /^\s*%%gpu(?:\s+(.*))?$/.exec(first);
   if (!magic) {
     return [];
@@ -18,8 +18,15 @@ export function mountsOf(cell: string): Mount[] {
   const mounts: Mount[] = [];
   words.forEach((word, at) => {
     const value =
-      word === '--volume' ? words[at + 1] : word.startsWith('--volume=') ? word.slice('--volume='.length) : undefined;
-    const parts = value === undefined ? null : /^([A-Za-z0-9][A-Za-z0-9._-]{0,63}):(\/[^:]*)(?::(?:ro|rw))?$/.exec(value);
+      word === '--volume'
+        ? words[at + 1]
+        : word.startsWith('--volume=')
+          ? word.slice('--volume='.length)
+          : undefined;
+    const parts =
+      value === undefined
+        ? null
+        : /^([A-Za-z0-9][A-Za-z0-9._-]{0,63}):(\/[^:]*)(?::(?:ro|rw))?$/.exec(value);
     if (parts) {
       mounts.push({ volume: parts[1], path: parts[2].replace(/\/+/g, '/') });
     }

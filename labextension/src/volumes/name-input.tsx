@@ -10,10 +10,10 @@ export interface INameInputProps {
   file?: boolean;
   problem: string;
   /** The person has typed since the problem was said. */
-  onType(): void;
+  onType: () => void;
   /** Done where it resolves to true. */
-  onCommit(name: string): Promise<boolean>;
-  onCancel(): void;
+  onCommit: (name: string) => Promise<boolean>;
+  onCancel: () => void;
 }
 
 export function NameInput(props: INameInputProps): React.ReactElement {
@@ -22,10 +22,12 @@ export function NameInput(props: INameInputProps): React.ReactElement {
   const input = useRef<HTMLInputElement>(null);
   const over = useRef(false);
 
+  const given = useRef(props);
   useEffect(() => {
-    const dot = props.file ? props.value.lastIndexOf('.') : -1;
+    const { file, value: name } = given.current;
+    const dot = file ? name.lastIndexOf('.') : -1;
     input.current?.focus();
-    input.current?.setSelectionRange(0, dot > 0 ? dot : props.value.length);
+    input.current?.setSelectionRange(0, dot > 0 ? dot : name.length);
   }, []);
 
   const commit = async () => {
@@ -55,11 +57,11 @@ export function NameInput(props: INameInputProps): React.ReactElement {
       value={value}
       readOnly={busy}
       spellCheck={false}
-      onChange={event => {
+      onChange={(event) => {
         setValue(event.target.value);
         props.onType();
       }}
-      onKeyDown={event => {
+      onKeyDown={(event) => {
         event.stopPropagation();
         if (event.key === 'Enter' && !event.nativeEvent.isComposing) {
           void commit();
@@ -67,8 +69,8 @@ export function NameInput(props: INameInputProps): React.ReactElement {
           cancel();
         }
       }}
-      onClick={event => event.stopPropagation()}
-      onDoubleClick={event => event.stopPropagation()}
+      onClick={(event) => event.stopPropagation()}
+      onDoubleClick={(event) => event.stopPropagation()}
       onBlur={() => {
         if (over.current || busy) {
           return;

@@ -76,7 +76,10 @@ export function percentEncode(path: string): string {
     encoded += encodeURIComponent(path.slice(from, match.index));
     const code = match[0].charCodeAt(0);
     // Other lone surrogates stand for nothing; they cannot come from a volume.
-    encoded += code >= 0xdc80 && code <= 0xdcff ? `%${(code - 0xdc00).toString(16).toUpperCase()}` : '%EF%BF%BD';
+    encoded +=
+      code >= 0xdc80 && code <= 0xdcff
+        ? `%${(code - 0xdc00).toString(16).toUpperCase()}`
+        : '%EF%BF%BD';
     from = (match.index ?? 0) + 1;
   }
   return encoded + encodeURIComponent(path.slice(from));
@@ -104,13 +107,22 @@ const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u20
 /** A name as people see it: bytes that are no text, and characters that do not show, as escapes. */
 export function shown(name: string): string {
   return name
-    .replace(LONE, match =>
-      match.length === 2 ? match : `\\x${(match.charCodeAt(0) & 0xff).toString(16).padStart(2, '0')}`
+    .replace(LONE, (match) =>
+      match.length === 2
+        ? match
+        : `\\x${(match.charCodeAt(0) & 0xff).toString(16).padStart(2, '0')}`,
     )
-    .replace(HIDDEN, match => {
+    .replace(HIDDEN, (match) => {
       const code = match.charCodeAt(0);
-      return code < 0x100 ? `\\x${code.toString(16).padStart(2, '0')}` : `\\u${code.toString(16).padStart(4, '0')}`;
+      return code < 0x100
+        ? `\\x${code.toString(16).padStart(2, '0')}`
+        : `\\u${code.toString(16).padStart(4, '0')}`;
     });
+}
+
+/** Whether all bytes of a path are text, so that it can be sent as such. */
+export function isText(path: string): boolean {
+  return [...path.matchAll(LONE)].every((match) => match[0].length === 2);
 }
 
 /** A string of Python. */
@@ -121,10 +133,14 @@ export function pythonString(text: string): string {
     .replace(/\n/g, '\\n')
     .replace(/\r/g, '\\r')
     .replace(/\t/g, '\\t')
-    .replace(LONE, match => (match.length === 2 ? match : `\\u${match.charCodeAt(0).toString(16)}`))
-    .replace(HIDDEN, match => {
+    .replace(LONE, (match) =>
+      match.length === 2 ? match : `\\u${match.charCodeAt(0).toString(16)}`,
+    )
+    .replace(HIDDEN, (match) => {
       const code = match.charCodeAt(0);
-      return code < 0x100 ? `\\x${code.toString(16).padStart(2, '0')}` : `\\u${code.toString(16).padStart(4, '0')}`;
+      return code < 0x100
+        ? `\\x${code.toString(16).padStart(2, '0')}`
+        : `\\u${code.toString(16).padStart(4, '0')}`;
     });
   return `"${escaped}"`;
 }

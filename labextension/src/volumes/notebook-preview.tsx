@@ -39,23 +39,24 @@ export function notebookOf(text: string): NotebookText | null {
     return null;
   }
   const language = read.metadata?.language_info?.name ?? read.metadata?.kernelspec?.language;
-  const cells = read.cells.filter(cell => typeof cell === 'object' && cell !== null).map(cellOf);
+  const cells = read.cells.filter((cell) => typeof cell === 'object' && cell !== null).map(cellOf);
   return {
     language: typeof language === 'string' ? language : 'python',
     cells: cells.slice(0, MOST_CELLS),
-    more: Math.max(0, cells.length - MOST_CELLS)
+    more: Math.max(0, cells.length - MOST_CELLS),
   };
 }
 
 function cellOf(cell: nbformat.ICell): CellText {
   const source = joined(cell.source);
   const kind = cell.cell_type === 'code' || cell.cell_type === 'markdown' ? cell.cell_type : 'raw';
-  const outputs = kind === 'code' && Array.isArray(cell.outputs) ? (cell.outputs as nbformat.IOutput[]) : [];
+  const outputs =
+    kind === 'code' && Array.isArray(cell.outputs) ? (cell.outputs as nbformat.IOutput[]) : [];
   return {
     kind,
     source,
     count: typeof cell.execution_count === 'number' ? cell.execution_count : null,
-    outputs: outputs.filter(output => typeof output?.output_type === 'string')
+    outputs: outputs.filter((output) => typeof output?.output_type === 'string'),
   };
 }
 
@@ -65,7 +66,7 @@ function joined(text: unknown): string {
 
 /** A block of Markdown that shows code, whatever is in it. */
 export function fenced(code: string, language: string): string {
-  const longest = Math.max(2, ...[...code.matchAll(/`+/g)].map(match => match[0].length));
+  const longest = Math.max(2, ...[...code.matchAll(/`+/g)].map((match) => match[0].length));
   const fence = '`'.repeat(longest + 1);
   return `${fence}${/^[\w+-]*$/.test(language) ? language : ''}\n${code}\n${fence}`;
 }
@@ -75,7 +76,10 @@ interface INotebookPreviewProps {
   rendermime: IRenderMimeRegistry | null;
 }
 
-export function NotebookPreview({ notebook, rendermime }: INotebookPreviewProps): React.ReactElement {
+export function NotebookPreview({
+  notebook,
+  rendermime,
+}: INotebookPreviewProps): React.ReactElement {
   if (!notebook.cells.length) {
     return <p className="jp-skylift-preview-note">A notebook without cells.</p>;
   }
@@ -94,42 +98,64 @@ export function NotebookPreview({ notebook, rendermime }: INotebookPreviewProps)
             ) : cell.kind === 'markdown' ? (
               <Markdown source={cell.source} rendermime={rendermime} />
             ) : (
-              <Markdown source={fenced(cell.source, notebook.language)} rendermime={rendermime} code />
+              <Markdown
+                source={fenced(cell.source, notebook.language)}
+                rendermime={rendermime}
+                code
+              />
             )}
-            {cell.outputs.length > 0 && rendermime && <Outputs outputs={cell.outputs} rendermime={rendermime} />}
+            {cell.outputs.length > 0 && rendermime && (
+              <Outputs outputs={cell.outputs} rendermime={rendermime} />
+            )}
           </div>
         </div>
       ))}
-      {notebook.more > 0 && <p className="jp-skylift-preview-note">and {notebook.more} more cells</p>}
+      {notebook.more > 0 && (
+        <p className="jp-skylift-preview-note">and {notebook.more} more cells</p>
+      )}
     </div>
   );
 }
 
-function Markdown(props: { source: string; rendermime: IRenderMimeRegistry; code?: boolean }): React.ReactElement {
+function Markdown(props: {
+  source: string;
+  rendermime: IRenderMimeRegistry;
+  code?: boolean;
+}): React.ReactElement {
+  const { source, rendermime } = props;
   const mount = useRef<HTMLDivElement>(null);
   useEffect(() => {
-    const renderer = props.rendermime.createRenderer('text/markdown');
-    const model = new MimeModel({ data: { 'text/markdown': props.source }, trusted: false });
+    const renderer = rendermime.createRenderer('text/markdown');
+    const model = new MimeModel({ data: { 'text/markdown': source }, trusted: false });
     const detach = attach(renderer, mount.current);
     void renderer.renderModel(model);
     return detach;
-  }, [props.source]);
-  return <div ref={mount} className={props.code ? 'jp-skylift-notebook-code' : 'jp-skylift-notebook-markdown'} />;
+  }, [source, rendermime]);
+  return (
+    <div
+      ref={mount}
+      className={props.code ? 'jp-skylift-notebook-code' : 'jp-skylift-notebook-markdown'}
+    />
+  );
 }
 
-function Outputs(props: { outputs: nbformat.IOutput[]; rendermime: IRenderMimeRegistry }): React.ReactElement {
+function Outputs(props: {
+  outputs: nbformat.IOutput[];
+  rendermime: IRenderMimeRegistry;
+}): React.ReactElement {
+  const { outputs, rendermime } = props;
   const mount = useRef<HTMLDivElement>(null);
   useEffect(() => {
     const area = new OutputArea({
-      model: new OutputAreaModel({ values: props.outputs, trusted: false }),
-      rendermime: props.rendermime
+      model: new OutputAreaModel({ values: outputs, trusted: false }),
+      rendermime,
     });
     const detach = attach(area, mount.current);
     return () => {
       detach();
       area.model.dispose();
     };
-  }, [props.outputs]);
+  }, [outputs, rendermime]);
   return <div ref={mount} className="jp-skylift-notebook-outputs" />;
 }
 

@@ -14,14 +14,14 @@ import {
   historyIcon,
   newFolderIcon,
   refreshIcon,
-  undoIcon
+  undoIcon,
 } from '@jupyterlab/ui-components';
 import { ISkylift } from '../tokens';
 import type { Entry } from './api';
 import { VolumeCommands as Commands } from './commands';
 import { readChosen } from './dropped';
 import { acceptFileDrags, insertIntoActive, targetOf } from './file-drag';
-import { formatBytes } from './format';
+import { bytes as formatBytes } from '../ui/formats';
 import { historyWidget, restoreAsked } from './history-widget';
 import { volumeIcon } from './icons';
 import { VolumesModel } from './model';
@@ -44,7 +44,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
     labShell: ILabShell | null,
     notebooks: INotebookTracker | null,
     rendermime: IRenderMimeRegistry | null,
-    palette: ICommandPalette | null
+    palette: ICommandPalette | null,
   ) => {
     const model = VolumesModel.of(skylift.gateway);
     const open = opener(app, labShell);
@@ -74,16 +74,18 @@ const plugin: JupyterFrontEndPlugin<void> = {
       name: place.path,
       level: 2,
       setSize: 1,
-      position: 1
+      position: 1,
     });
     const preview = (place: Place) =>
       open(`jp-skylift-preview-${keyOf(place)}`, () => {
-        const icon = app.docRegistry.getFileTypesForPath(place.path).find(type => type.icon)?.icon;
+        const icon = app.docRegistry
+          .getFileTypesForPath(place.path)
+          .find((type) => type.icon)?.icon;
         const actions = { download, copyPath, insertCode: (at: Place) => insertCode(rowOf(at)) };
         return previewWidget(model, place, rendermime, actions, icon);
       });
     const look = (volume: string, version: number) => {
-      skylift.showSection?.('volumes');
+      skylift.showSection('volumes');
       model.tree.look(volume, version);
       document.querySelector<HTMLElement>(TREE)?.focus();
     };
@@ -102,10 +104,11 @@ const plugin: JupyterFrontEndPlugin<void> = {
       return volumes?.length === 1 ? { volume: volumes[0].name, version: null, path: '' } : null;
     };
     const isFile = (row?: Row) => row?.kind === 'file' || row?.kind === 'link';
+    const isOlder = (row?: Row) => row !== undefined && row.place.version !== null;
     const choose = (folders: boolean) => {
       const into = folder();
       if (into) {
-        chooseFiles(folders, files => void model.upload(into, readChosen(files)));
+        chooseFiles(folders, (files) => void model.upload(into, readChosen(files)));
       }
     };
 
@@ -118,33 +121,33 @@ const plugin: JupyterFrontEndPlugin<void> = {
         if (row && isFile(row)) {
           preview(row.place);
         }
-      }
+      },
     });
     commands.addCommand(Commands.newVolume, {
       label: 'New Volume…',
       icon: volumeIcon,
       execute: () => {
-        skylift.showSection?.('volumes');
+        skylift.showSection('volumes');
         model.tree.startNaming({ volume: '', version: null, path: '' });
-      }
+      },
     });
     commands.addCommand(Commands.newFolder, {
       label: 'New Folder…',
       icon: newFolderIcon,
       isEnabled: () => folder() !== null,
-      execute: () => model.tree.startNaming(folder())
+      execute: () => model.tree.startNaming(folder()),
     });
     commands.addCommand(Commands.upload, {
       label: 'Upload Files…',
       icon: fileUploadIcon,
       isEnabled: () => folder() !== null,
-      execute: () => choose(false)
+      execute: () => choose(false),
     });
     commands.addCommand(Commands.uploadFolder, {
       label: 'Upload a Folder…',
       icon: fileUploadIcon,
       isEnabled: () => folder() !== null,
-      execute: () => choose(true)
+      execute: () => choose(true),
     });
     commands.addCommand(Commands.download, {
       label: 'Download',
@@ -155,7 +158,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
         if (row && isFile(row)) {
           download(row.place);
         }
-      }
+      },
     });
     commands.addCommand(Commands.insertCode, {
       label: 'Insert Code That Opens It',
@@ -165,7 +168,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
         if (row) {
           insertCode(row);
         }
-      }
+      },
     });
     commands.addCommand(Commands.copyPath, {
       label: 'Copy Path',
@@ -176,7 +179,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
         if (row) {
           copyPath(row.place);
         }
-      }
+      },
     });
     commands.addCommand(Commands.rename, {
       label: 'Rename',
@@ -187,7 +190,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
         if (row) {
           model.startRenaming(row.key);
         }
-      }
+      },
     });
     commands.addCommand(Commands.remove, {
       label: 'Delete…',
@@ -199,7 +202,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
           await model.remove(row);
         }
         document.querySelector<HTMLElement>(TREE)?.focus();
-      }
+      },
     });
     commands.addCommand(Commands.history, {
       label: 'History',
@@ -211,28 +214,31 @@ const plugin: JupyterFrontEndPlugin<void> = {
           const { volume } = row.place;
           open(`jp-skylift-history-${volume}`, () => historyWidget(model, volume, look));
         }
-      }
+      },
     });
     commands.addCommand(Commands.restore, {
       label: 'Restore This Version…',
       icon: undoIcon,
-      isEnabled: () => selected()?.place.version != null,
+      isEnabled: () => isOlder(selected()),
       execute: async () => {
         const row = selected();
         if (row && row.place.version !== null) {
-          model.tree.complain(row.place, await restoreAsked(model, row.place.volume, row.place.version));
+          model.tree.complain(
+            row.place,
+            await restoreAsked(model, row.place.volume, row.place.version),
+          );
         }
-      }
+      },
     });
     commands.addCommand(Commands.closeVersion, {
       label: 'Close This Version',
-      isEnabled: () => selected()?.place.version != null,
+      isEnabled: () => isOlder(selected()),
       execute: () => {
         const row = selected();
         if (row) {
           model.tree.close(row.place);
         }
-      }
+      },
     });
     commands.addCommand(Commands.refresh, {
       label: 'Read Again',
@@ -243,13 +249,17 @@ const plugin: JupyterFrontEndPlugin<void> = {
         if (row) {
           model.tree.refresh(row.place.volume);
         }
-      }
+      },
     });
 
     const focused = `${TREE}:focus`;
     commands.addKeyBinding({ command: Commands.rename, keys: ['F2'], selector: focused });
     commands.addKeyBinding({ command: Commands.remove, keys: ['Delete'], selector: focused });
-    commands.addKeyBinding({ command: Commands.insertCode, keys: ['Alt Enter'], selector: focused });
+    commands.addKeyBinding({
+      command: Commands.insertCode,
+      keys: ['Alt Enter'],
+      selector: focused,
+    });
     commands.addKeyBinding({ command: Commands.copyPath, keys: ['Accel C'], selector: focused });
 
     palette?.addItem({ command: Commands.newVolume, category: 'Skylift' });
@@ -257,7 +267,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
     if (notebooks) {
       acceptFileDrags(notebooks);
     }
-  }
+  },
 };
 
 /** All of this folder's plugins. */
@@ -290,20 +300,23 @@ async function deletionAsked(model: VolumesModel, row: Row): Promise<boolean> {
       `It has ${files.toLocaleString('en')} ${files === 1 ? 'file' : 'files'} ` +
       `(${formatBytes(row.info?.size ?? 0)}). All its versions go with it, and nothing brings them back.`;
   } else {
-    const found = await model.current(row).catch(() => ({ entry: row.entry ?? null, changed: false }));
+    const found = await model
+      .current(row)
+      .catch(() => ({ entry: row.entry ?? null, changed: false }));
     const entry = found.entry ?? row.entry;
     const much =
       row.kind === 'dir' && entry
         ? `It has ${entry.files.toLocaleString('en')} ${entry.files === 1 ? 'file' : 'files'} (${formatBytes(entry.size)}). `
         : '';
-    const changed = found.changed && row.kind !== 'dir' ? 'It was changed in the volume just now. ' : '';
+    const changed =
+      found.changed && row.kind !== 'dir' ? 'It was changed in the volume just now. ' : '';
     body = `${changed}${much}Earlier versions of the volume keep it: its history brings it back.`;
   }
   const what = row.kind === 'volume' ? 'volume ' : row.kind === 'dir' ? 'folder ' : '';
   const answer = await showDialog({
     title: `Delete ${what}“${name}”?`,
     body,
-    buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: 'Delete' })]
+    buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: 'Delete' })],
   });
   return answer.button.accept;
 }

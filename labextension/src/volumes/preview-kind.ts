@@ -10,7 +10,7 @@ export const READ: Record<Exclude<PreviewKind, 'image'>, number> = {
   table: 4 * MEBIBYTE,
   notebook: 20 * MEBIBYTE,
   text: MEBIBYTE,
-  unknown: MEBIBYTE
+  unknown: MEBIBYTE,
 };
 
 /** A larger image is not loaded unasked. */
@@ -26,7 +26,7 @@ const TEXTS = new Set(
     'txt md markdown rst log py pyi ipy r jl c h cc cpp hpp cu cuh go rs java js mjs ts tsx jsx css html htm xml json ' +
     'jsonl ndjson yaml yml toml ini cfg conf env sh bash zsh fish sql tex bib lua rb pl swift kt scala proto diff patch ' +
     'gitignore dockerfile makefile csvs srt vtt'
-  ).split(' ')
+  ).split(' '),
 );
 
 /** By a file's name. What is unknown is text where its bytes are. */
@@ -45,8 +45,14 @@ export function previewKind(name: string): PreviewKind {
 }
 
 /** Bytes as text: UTF-8 or else, where no NUL is among them, Windows-1252; null where they are no text. */
-export function decodeText(bytes: Uint8Array, cut: boolean): { text: string; encoding: string } | null {
-  if (bytes.length >= 2 && ((bytes[0] === 0xff && bytes[1] === 0xfe) || (bytes[0] === 0xfe && bytes[1] === 0xff))) {
+export function decodeText(
+  bytes: Uint8Array,
+  cut: boolean,
+): { text: string; encoding: string } | null {
+  if (
+    bytes.length >= 2 &&
+    ((bytes[0] === 0xff && bytes[1] === 0xfe) || (bytes[0] === 0xfe && bytes[1] === 0xff))
+  ) {
     const encoding = bytes[0] === 0xff ? 'utf-16le' : 'utf-16be';
     return { text: new TextDecoder(encoding).decode(bytes), encoding: 'UTF-16' };
   }
@@ -58,7 +64,9 @@ export function decodeText(bytes: Uint8Array, cut: boolean): { text: string; enc
     const text = new TextDecoder('utf-8', { fatal: true }).decode(bytes, { stream: cut });
     return { text, encoding: 'UTF-8' };
   } catch {
-    const control = bytes.subarray(0, 4096).filter(byte => byte < 32 && ![9, 10, 12, 13, 27].includes(byte)).length;
+    const control = bytes
+      .subarray(0, 4096)
+      .filter((byte) => byte < 32 && ![9, 10, 12, 13, 27].includes(byte)).length;
     if (control > 0) {
       return null;
     }

@@ -8,7 +8,7 @@ import type { LabIcon } from '@jupyterlab/ui-components';
 import { CsvTable } from './csv-table';
 import { parseTable } from './csv';
 import type { Table } from './csv';
-import { formatBytes, formatTime } from './format';
+import { bytes as formatBytes, clock as formatTime } from '../ui/formats';
 import type { Entry } from './api';
 import type { VolumesModel } from './model';
 import { baseName, shown } from './names';
@@ -31,10 +31,10 @@ export function previewWidget(
   place: Place,
   rendermime: IRenderMimeRegistry | null,
   actions: PreviewActions,
-  icon: LabIcon | undefined
+  icon: LabIcon | undefined,
 ): MainAreaWidget<ReactWidget> {
   const content = ReactWidget.create(
-    <Preview model={model} place={place} rendermime={rendermime} actions={actions} />
+    <Preview model={model} place={place} rendermime={rendermime} actions={actions} />,
   );
   content.addClass('jp-skylift-preview');
   const widget = new MainAreaWidget({ content });
@@ -72,18 +72,25 @@ interface IPreviewProps {
 }
 
 function Preview({ model, place, rendermime, actions }: IPreviewProps): React.ReactElement {
-  const [loaded, setLoaded] = useState<Loaded>({ content: { kind: 'loading' }, entry: null, cut: '' });
+  const [loaded, setLoaded] = useState<Loaded>({
+    content: { kind: 'loading' },
+    entry: null,
+    cut: '',
+  });
   const [news, setNews] = useState('');
   const [count, setCount] = useState(0);
   const anyway = useRef(false);
   const again = useCallback(() => {
     setNews('');
-    setCount(before => before + 1);
+    setCount((before) => before + 1);
   }, []);
 
   useEffect(() => {
     const stop = new AbortController();
-    setLoaded(before => ({ ...before, content: before.entry ? before.content : { kind: 'loading' } }));
+    setLoaded((before) => ({
+      ...before,
+      content: before.entry ? before.content : { kind: 'loading' },
+    }));
     load(model, place, anyway.current, stop.signal)
       .then(setLoaded)
       .catch((error: unknown) => {
@@ -93,7 +100,7 @@ function Preview({ model, place, rendermime, actions }: IPreviewProps): React.Re
         }
       });
     return () => stop.abort();
-  }, [count]);
+  }, [model, place, count]);
 
   // It says so when the file was changed by somebody else; what is looked at does not change by itself.
   const seen = loaded.entry;
@@ -121,7 +128,7 @@ function Preview({ model, place, rendermime, actions }: IPreviewProps): React.Re
               ? 'This file is no longer in the volume. This is what it was; earlier versions still have it.'
               : now.size !== seen.size || now.mtime !== seen.mtime
                 ? 'This file has been changed in the volume.'
-                : ''
+                : '',
           );
         }
       } catch {
@@ -134,19 +141,26 @@ function Preview({ model, place, rendermime, actions }: IPreviewProps): React.Re
       gone = true;
       model.tree.changed.disconnect(listen);
     };
-  }, [seen]);
+  }, [model, place, seen]);
 
   const { content, entry } = loaded;
   const parts = place.path.split('/');
   return (
-    <div className="jp-skylift-preview-box" data-volume={place.volume} data-path={place.path} data-kind={content.kind}>
-      <header className="jp-skylift-preview-head">
+    <div
+      className="jp-skylift-preview-box"
+      data-volume={place.volume}
+      data-path={place.path}
+      data-kind={content.kind}
+    >
+      <div className="jp-skylift-preview-head">
         <div className="jp-skylift-preview-where">
           <span className="jp-skylift-preview-path">
             {[place.volume, ...parts].map((part, at) => (
               <React.Fragment key={at}>
                 {at > 0 && <span className="jp-skylift-preview-slash">/</span>}
-                <span className={at === parts.length ? 'jp-skylift-preview-name' : undefined}>{shown(part)}</span>
+                <span className={at === parts.length ? 'jp-skylift-preview-name' : undefined}>
+                  {shown(part)}
+                </span>
               </React.Fragment>
             ))}
           </span>
@@ -157,17 +171,29 @@ function Preview({ model, place, rendermime, actions }: IPreviewProps): React.Re
           </span>
         </div>
         <div className="jp-skylift-preview-actions">
-          <button type="button" className="jp-skylift-button" onClick={() => actions.insertCode(place)}>
+          <button
+            type="button"
+            className="jp-skylift-button"
+            onClick={() => actions.insertCode(place)}
+          >
             Insert code
           </button>
-          <button type="button" className="jp-skylift-button" onClick={() => actions.copyPath(place)}>
+          <button
+            type="button"
+            className="jp-skylift-button"
+            onClick={() => actions.copyPath(place)}
+          >
             Copy path
           </button>
-          <button type="button" className="jp-skylift-button" onClick={() => actions.download(place)}>
+          <button
+            type="button"
+            className="jp-skylift-button"
+            onClick={() => actions.download(place)}
+          >
             Download
           </button>
         </div>
-      </header>
+      </div>
       {news && (
         <div className="jp-skylift-preview-news" role="status">
           <span>{news}</span>
@@ -192,7 +218,9 @@ function Preview({ model, place, rendermime, actions }: IPreviewProps): React.Re
           />
         )}
         {content.kind === 'table' && <CsvTable table={content.table} />}
-        {content.kind === 'notebook' && <NotebookPreview notebook={content.notebook} rendermime={rendermime} />}
+        {content.kind === 'notebook' && (
+          <NotebookPreview notebook={content.notebook} rendermime={rendermime} />
+        )}
         {content.kind === 'text' && (
           <>
             {content.encoding !== 'UTF-8' && (
@@ -242,7 +270,8 @@ function Picture({ url, name }: { url: string; name: string }): React.ReactEleme
   if (failed) {
     return (
       <p className="jp-skylift-preview-note" role="alert">
-        The browser cannot show this image: it may be damaged, or of a kind that it does not know. Download it instead.
+        The browser cannot show this image: it may be damaged, or of a kind that it does not know.
+        Download it instead.
       </p>
     );
   }
@@ -260,7 +289,9 @@ function Picture({ url, name }: { url: string; name: string }): React.ReactEleme
           alt={name}
           data-whole={whole || undefined}
           onError={() => setFailed(true)}
-          onLoad={event => setPixels(`${event.currentTarget.naturalWidth} × ${event.currentTarget.naturalHeight}`)}
+          onLoad={(event) =>
+            setPixels(`${event.currentTarget.naturalWidth} × ${event.currentTarget.naturalHeight}`)
+          }
         />
       </button>
       {pixels && <figcaption>{pixels}</figcaption>}
@@ -269,10 +300,16 @@ function Picture({ url, name }: { url: string; name: string }): React.ReactEleme
 }
 
 /** Read a file as far as it is shown. */
-async function load(model: VolumesModel, place: Place, anyway: boolean, signal: AbortSignal): Promise<Loaded> {
+async function load(
+  model: VolumesModel,
+  place: Place,
+  anyway: boolean,
+  signal: AbortSignal,
+): Promise<Loaded> {
   const entry = await model.api.stat(place.volume, place.path, place.version);
   if (!entry) {
-    const text = 'This file is no longer in the volume. Earlier versions may have it: see the volume’s history.';
+    const text =
+      'This file is no longer in the volume. Earlier versions may have it: see the volume’s history.';
     return { content: { kind: 'problem', text }, entry: null, cut: '' };
   }
   if (entry.kind === 'dir') {
@@ -293,7 +330,13 @@ async function load(model: VolumesModel, place: Place, anyway: boolean, signal: 
   if (entry.size === 0 && entry.kind === 'file') {
     return { content: { kind: 'text', text: '', encoding: 'UTF-8' }, entry, cut: '' };
   }
-  const { bytes, size } = await model.api.read(place.volume, place.path, place.version, READ[kind], signal);
+  const { bytes, size } = await model.api.read(
+    place.volume,
+    place.path,
+    place.version,
+    READ[kind],
+    signal,
+  );
   const isCut = bytes.length < size;
   const decoded = decodeText(bytes, isCut);
   if (!decoded) {
@@ -306,7 +349,9 @@ async function load(model: VolumesModel, place: Place, anyway: boolean, signal: 
     const delimiter = place.path.toLowerCase().endsWith('.tsv') ? '\t' : undefined;
     const table = parseTable(decoded.text, { delimiter, most: MOST_ROWS, cut: isCut });
     if (table.header.length) {
-      const cut = table.more ? `the first ${table.rows.length.toLocaleString('en')} rows` : `${table.rows.length.toLocaleString('en')} rows`;
+      const cut = table.more
+        ? `the first ${table.rows.length.toLocaleString('en')} rows`
+        : `${table.rows.length.toLocaleString('en')} rows`;
       return { content: { kind: 'table', table }, entry, cut };
     }
   }

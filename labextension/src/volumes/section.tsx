@@ -1,7 +1,12 @@
 /** The section “Volumes” of the sidebar. */
 import * as React from 'react';
 import { useEffect, useRef, useState } from 'react';
-import { ToolbarButtonComponent, addIcon, fileUploadIcon, newFolderIcon } from '@jupyterlab/ui-components';
+import {
+  ToolbarButtonComponent,
+  addIcon,
+  fileUploadIcon,
+  newFolderIcon,
+} from '@jupyterlab/ui-components';
 import type { ISectionProps } from '../sidebar/section';
 import { useList } from '../ui/hooks';
 import type { VolumeInfo } from './api';
@@ -23,7 +28,7 @@ export function VolumesSection({ gateway, app }: ISectionProps): React.ReactElem
     if (rows) {
       model.tree.setVolumes(rows);
     }
-  }, [rows]);
+  }, [model, rows]);
 
   useEffect(() => {
     const heard = (_: unknown, text: string) => setSaid(text);
@@ -39,14 +44,14 @@ export function VolumesSection({ gateway, app }: ISectionProps): React.ReactElem
     <div
       ref={box}
       className="jp-skylift-volumes"
-      onDragOver={event => {
+      onDragOver={(event) => {
         // What misses the tree must not be opened by the browser.
         if (hasFiles(event.dataTransfer)) {
           event.preventDefault();
           event.dataTransfer.dropEffect = 'none';
         }
       }}
-      onDrop={event => {
+      onDrop={(event) => {
         if (hasFiles(event.dataTransfer)) {
           event.preventDefault();
         }
@@ -62,8 +67,8 @@ export function VolumesSection({ gateway, app }: ISectionProps): React.ReactElem
       ) : empty ? (
         <div className="jp-skylift-volumes-empty">
           <p>
-            No volumes yet. A volume is a folder that cells, functions and notebooks share, and that keeps every version
-            of itself.
+            No volumes yet. A volume is a folder that cells, functions and notebooks share, and that
+            keeps every version of itself.
           </p>
           <p>
             <button

@@ -7,7 +7,7 @@ import type { Transport } from './uploads';
 export class ServerTransport implements Transport {
   constructor(
     private readonly gateway: Gateway,
-    private readonly api: VolumesApi
+    private readonly api: VolumesApi,
   ) {}
 
   async begin(
@@ -15,28 +15,41 @@ export class ServerTransport implements Transport {
     path: string,
     size: number,
     modified: number,
-    signal: AbortSignal
+    signal: AbortSignal,
   ): Promise<{ upload_id: string; offset: number }> {
     const answer = await this.gateway.fetch('uploads', {
       method: 'POST',
       headers: { 'Content-Type': 'application/json' },
       body: JSON.stringify({ volume, path, size, modified }),
-      signal
+      signal,
     });
     return (await answer.json()) as { upload_id: string; offset: number };
   }
 
-  async put(id: string, offset: number, part: ArrayBuffer, signal: AbortSignal): Promise<{ offset: number }> {
+  async put(
+    id: string,
+    offset: number,
+    part: ArrayBuffer,
+    signal: AbortSignal,
+  ): Promise<{ offset: number }> {
     const answer = await this.gateway.fetch(
       `uploads/${encodeURIComponent(id)}`,
-      { method: 'PUT', headers: { 'Content-Type': 'application/octet-stream' }, body: part, signal },
-      { offset }
+      {
+        method: 'PUT',
+        headers: { 'Content-Type': 'application/octet-stream' },
+        body: part,
+        signal,
+      },
+      { offset },
     );
     return (await answer.json()) as { offset: number };
   }
 
   async finish(id: string, signal: AbortSignal): Promise<void> {
-    await this.gateway.fetch(`uploads/${encodeURIComponent(id)}/finish`, { method: 'POST', signal });
+    await this.gateway.fetch(`uploads/${encodeURIComponent(id)}/finish`, {
+      method: 'POST',
+      signal,
+    });
   }
 
   async cancel(id: string): Promise<void> {
@@ -48,7 +61,7 @@ export class ServerTransport implements Transport {
   }
 
   pause(milliseconds: number, signal: AbortSignal): Promise<void> {
-    return new Promise(resolve => {
+    return new Promise((resolve) => {
       const { live } = this.gateway;
       const over = () => {
         clearTimeout(timer);

@@ -1,15 +1,15 @@
 /** One line of the tree of volumes. */
 import * as React from 'react';
+import type { LabIcon } from '@jupyterlab/ui-components';
 import {
-  LabIcon,
   caretDownIcon,
   caretRightIcon,
   ellipsesIcon,
   fileIcon,
   folderIcon,
-  historyIcon
+  historyIcon,
 } from '@jupyterlab/ui-components';
-import { formatBytes, formatTime } from './format';
+import { bytes as formatBytes, clock as formatTime } from '../ui/formats';
 import { volumeIcon } from './icons';
 import { NameInput } from './name-input';
 import { shown } from './names';
@@ -28,23 +28,24 @@ export interface ITreeRowProps {
   icon?: LabIcon;
   edit?: {
     problem: string;
-    onType(): void;
-    onCommit(name: string): Promise<boolean>;
-    onCancel(): void;
+    onType: () => void;
+    onCommit: (name: string) => Promise<boolean>;
+    onCancel: () => void;
   };
-  onSelect(): void;
-  onToggle(): void;
-  onActivate(): void;
-  onMenu(x: number, y: number): void;
-  onDragStart(event: React.DragEvent): void;
-  onDismiss(): void;
-  onAgain(): void;
+  onSelect: () => void;
+  onToggle: () => void;
+  onActivate: () => void;
+  onMenu: (x: number, y: number) => void;
+  onDragStart: (event: React.DragEvent) => void;
+  onDismiss: () => void;
+  onAgain: () => void;
 }
 
 export function TreeRow(props: ITreeRowProps): React.ReactElement {
   const { row, edit } = props;
   const opens = row.expanded !== undefined;
-  const draggable = row.kind === 'file' || row.kind === 'dir' || row.kind === 'link' || row.kind === 'volume';
+  const draggable =
+    row.kind === 'file' || row.kind === 'dir' || row.kind === 'link' || row.kind === 'volume';
   const older = row.place.version !== null;
   return (
     <div
@@ -68,7 +69,7 @@ export function TreeRow(props: ITreeRowProps): React.ReactElement {
       draggable={draggable && !edit}
       style={{ top: props.top, height: props.height, paddingLeft: 4 + (row.level - 1) * 14 }}
       title={edit ? undefined : hintOf(row)}
-      onMouseDown={event => {
+      onMouseDown={(event) => {
         if (event.target instanceof Element && event.target.closest('button, input')) {
           return;
         }
@@ -76,7 +77,7 @@ export function TreeRow(props: ITreeRowProps): React.ReactElement {
           props.onSelect();
         }
       }}
-      onClick={event => {
+      onClick={(event) => {
         if (!(event.target instanceof Element && event.target.closest('button, input')) && !edit) {
           props.onActivate();
         }
@@ -90,14 +91,25 @@ export function TreeRow(props: ITreeRowProps): React.ReactElement {
       ) : (
         <>
           <span className="jp-skylift-volumes-caret" aria-hidden="true">
-            {opens && (row.expanded ? <caretDownIcon.react tag="span" /> : <caretRightIcon.react tag="span" />)}
+            {opens &&
+              (row.expanded ? (
+                <caretDownIcon.react tag="span" />
+              ) : (
+                <caretRightIcon.react tag="span" />
+              ))}
           </span>
           <Icon {...props} />
           {edit ? (
             <span className="jp-skylift-volumes-edit">
               <NameInput
                 label={inputLabel(row)}
-                placeholder={row.kind === 'new' ? (row.place.volume ? 'name of the folder' : 'name of the volume') : ''}
+                placeholder={
+                  row.kind === 'new'
+                    ? row.place.volume
+                      ? 'name of the folder'
+                      : 'name of the volume'
+                    : ''
+                }
                 value={row.kind === 'new' ? '' : row.name}
                 file={row.kind === 'file'}
                 {...edit}
@@ -113,7 +125,10 @@ export function TreeRow(props: ITreeRowProps): React.ReactElement {
               <span className="jp-skylift-volumes-label">
                 {shown(row.name)}
                 {row.kind === 'link' && (
-                  <span className="jp-skylift-volumes-target"> → {shown(row.entry?.target ?? '')}</span>
+                  <span className="jp-skylift-volumes-target">
+                    {' '}
+                    → {shown(row.entry?.target ?? '')}
+                  </span>
                 )}
                 {older && row.kind === 'volume' && (
                   <span className="jp-skylift-volumes-version"> version {row.place.version}</span>
@@ -126,7 +141,7 @@ export function TreeRow(props: ITreeRowProps): React.ReactElement {
                 tabIndex={-1}
                 aria-label={`Actions for ${placeName(row.place)}`}
                 title="Actions"
-                onClick={event => {
+                onClick={(event) => {
                   const box = event.currentTarget.getBoundingClientRect();
                   props.onMenu(box.left, box.bottom);
                 }}

@@ -57,8 +57,10 @@ export function VolumeTreeView({ model, app }: IVolumeTreeViewProps): React.Reac
   const tops = useMemo(() => {
     const letters = (level: number) => Math.max(12, (size.width - 44 - level * 14) / 6.4);
     const lines = (text: string, level: number) =>
-      text.split('\n').reduce((sum, line) => sum + Math.max(1, Math.ceil(line.length / letters(level))), 0);
-    return topsOf(rows.length, at => {
+      text
+        .split('\n')
+        .reduce((sum, line) => sum + Math.max(1, Math.ceil(line.length / letters(level))), 0);
+    return topsOf(rows.length, (at) => {
       const row = rows[at];
       if (row.kind === 'problem') {
         return 34 + TEXT_LINE * lines(row.text ?? '', row.level);
@@ -73,10 +75,10 @@ export function VolumeTreeView({ model, app }: IVolumeTreeViewProps): React.Reac
     });
   }, [rows, size.width, editProblem, model.renaming]);
 
-  const selectedAt = rows.findIndex(row => row.key === tree.selected);
+  const selectedAt = rows.findIndex((row) => row.key === tree.selected);
 
   // What is selected, or is being named, is brought into sight when it comes to be.
-  const wanted = editing === 'new' ? rows.findIndex(row => row.kind === 'new') : selectedAt;
+  const wanted = editing === 'new' ? rows.findIndex((row) => row.kind === 'new') : selectedAt;
   const wantedKey = wanted < 0 ? '' : rows[wanted].key;
   useLayoutEffect(() => {
     const node = view.current;
@@ -89,7 +91,7 @@ export function VolumeTreeView({ model, app }: IVolumeTreeViewProps): React.Reac
     } else if (tops[wanted + 1] > node.scrollTop + node.clientHeight) {
       node.scrollTop = tops[wanted + 1] - node.clientHeight;
     }
-  }, [wantedKey]);
+  }, [wantedKey, wanted, tops]);
 
   const focus = useCallback(() => view.current?.focus(), []);
   const idOf = (key: string) => {
@@ -121,7 +123,12 @@ export function VolumeTreeView({ model, app }: IVolumeTreeViewProps): React.Reac
     if (row) {
       tree.select(row.key);
     }
-    openMenu(app.commands, row && row.kind !== 'note' && row.kind !== 'problem' && row.kind !== 'new' ? row : undefined, x, y);
+    openMenu(
+      app.commands,
+      row && row.kind !== 'note' && row.kind !== 'problem' && row.kind !== 'new' ? row : undefined,
+      x,
+      y,
+    );
   };
 
   const onKeyDown = (event: React.KeyboardEvent) => {
@@ -198,10 +205,17 @@ export function VolumeTreeView({ model, app }: IVolumeTreeViewProps): React.Reac
         }
         return;
     }
-    if (event.key.length === 1 && event.key !== ' ' && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    if (
+      event.key.length === 1 &&
+      event.key !== ' ' &&
+      !event.ctrlKey &&
+      !event.metaKey &&
+      !event.altKey
+    ) {
       handled();
       const now = event.timeStamp / 1000;
-      const text = now - typed.current.at < TYPED_SECONDS ? typed.current.text + event.key : event.key;
+      const text =
+        now - typed.current.at < TYPED_SECONDS ? typed.current.text + event.key : event.key;
       typed.current = { text, at: now };
       const small = text.toLowerCase();
       const from = text.length > 1 ? selectedAt : selectedAt + 1;
@@ -249,7 +263,7 @@ export function VolumeTreeView({ model, app }: IVolumeTreeViewProps): React.Reac
     setTarget('');
     const folder = folderUnder(event.target);
     if (folder) {
-      void readDrop(event.dataTransfer).then(dropped => model.upload(folder, dropped));
+      void readDrop(event.dataTransfer).then((dropped) => model.upload(folder, dropped));
     }
   };
 
@@ -257,7 +271,7 @@ export function VolumeTreeView({ model, app }: IVolumeTreeViewProps): React.Reac
     const answer = await showDialog({
       title: `Replace “${shown(name)}”?`,
       body: `There is a file “${shown(name)}” already. What is in it now stays in the volume’s history.`,
-      buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: 'Replace' })]
+      buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: 'Replace' })],
     });
     return answer.button.accept;
   };
@@ -283,7 +297,7 @@ export function VolumeTreeView({ model, app }: IVolumeTreeViewProps): React.Reac
         focus();
       }
       return done;
-    }
+    },
   });
 
   const [first, last] = inSight(tops, scroll, size.height, BEYOND);
@@ -304,14 +318,14 @@ export function VolumeTreeView({ model, app }: IVolumeTreeViewProps): React.Reac
       aria-label="Volumes and their files"
       tabIndex={0}
       aria-activedescendant={selectedAt >= 0 ? idOf(rows[selectedAt].key) : undefined}
-      onScroll={event => setScroll(event.currentTarget.scrollTop)}
+      onScroll={(event) => setScroll(event.currentTarget.scrollTop)}
       onKeyDown={onKeyDown}
-      onFocus={event => {
-        if (event.target === view.current && selectedAt < 0 && rows.length) {
+      onFocus={(event) => {
+        if (event.target === view.current && !tree.selected && rows.length) {
           tree.select(rows[0].key);
         }
       }}
-      onContextMenu={event => {
+      onContextMenu={(event) => {
         if (event.target instanceof HTMLInputElement || event.shiftKey) {
           return;
         }
@@ -320,15 +334,18 @@ export function VolumeTreeView({ model, app }: IVolumeTreeViewProps): React.Reac
         menuAt(rowUnder(event.target), event.clientX, event.clientY);
       }}
       onDragOver={onDragOver}
-      onDragLeave={event => {
-        if (!(event.relatedTarget instanceof Node) || !event.currentTarget.contains(event.relatedTarget)) {
+      onDragLeave={(event) => {
+        if (
+          !(event.relatedTarget instanceof Node) ||
+          !event.currentTarget.contains(event.relatedTarget)
+        ) {
           setTarget('');
         }
       }}
       onDrop={onDrop}
     >
       <div className="jp-skylift-volumes-lines" style={{ height: tops[rows.length] }}>
-        {drawn.map(at => {
+        {drawn.map((at) => {
           const row = rows[at];
           return (
             <TreeRow
@@ -340,7 +357,9 @@ export function VolumeTreeView({ model, app }: IVolumeTreeViewProps): React.Reac
               height={tops[at + 1] - tops[at]}
               selected={at === selectedAt}
               dropTarget={row.key === target && target !== ''}
-              icon={row.kind === 'file' || row.kind === 'link' ? fileIconOf(app, row.name) : undefined}
+              icon={
+                row.kind === 'file' || row.kind === 'link' ? fileIconOf(app, row.name) : undefined
+              }
               edit={row.kind === 'new' || row.key === model.renaming ? edits(row) : undefined}
               onSelect={() => {
                 tree.select(row.key);
@@ -349,7 +368,7 @@ export function VolumeTreeView({ model, app }: IVolumeTreeViewProps): React.Reac
               onToggle={() => toggle(row)}
               onActivate={() => activate(row)}
               onMenu={(x, y) => menuAt(row, x, y)}
-              onDragStart={event => startFileDrag(event.nativeEvent, row)}
+              onDragStart={(event) => startFileDrag(event.nativeEvent, row)}
               onDismiss={() => {
                 tree.complain(row.place, '');
                 focus();
@@ -365,5 +384,5 @@ export function VolumeTreeView({ model, app }: IVolumeTreeViewProps): React.Reac
 
 function fileIconOf(app: JupyterFrontEnd, name: string) {
   const types = app.docRegistry.getFileTypesForPath(name);
-  return types.find(type => type.icon)?.icon;
+  return types.find((type) => type.icon)?.icon;
 }

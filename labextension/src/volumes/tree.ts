@@ -43,7 +43,7 @@ export interface Reader {
     path: string,
     version: number | null,
     some: (entries: Entry[]) => void,
-    signal?: AbortSignal
+    signal?: AbortSignal,
   ): Promise<void>;
 }
 
@@ -61,10 +61,11 @@ const byLanguage = new Intl.Collator(undefined, { numeric: true, sensitivity: 'b
 export function sorted(entries: readonly Entry[]): Entry[] {
   const byName =
     entries.length <= SORTED_BY_NUMBER
-      ? (one: Entry, other: Entry) => byLanguage.compare(one.name, other.name) || (one.name < other.name ? -1 : 1)
+      ? (one: Entry, other: Entry) =>
+          byLanguage.compare(one.name, other.name) || (one.name < other.name ? -1 : 1)
       : (one: Entry, other: Entry) => (one.name < other.name ? -1 : 1);
   return [...entries].sort(
-    (one, other) => Number(other.kind === 'dir') - Number(one.kind === 'dir') || byName(one, other)
+    (one, other) => Number(other.kind === 'dir') - Number(one.kind === 'dir') || byName(one, other),
   );
 }
 
@@ -94,7 +95,7 @@ export class VolumeTree {
 
   /** The volumes as they are now: folders of those that have changed are read again. */
   setVolumes(volumes: readonly VolumeInfo[]): void {
-    const before = new Map((this._volumes ?? []).map(info => [info.name, info]));
+    const before = new Map((this._volumes ?? []).map((info) => [info.name, info]));
     this._volumes = [...volumes].sort((one, other) => byLanguage.compare(one.name, other.name));
     for (const info of volumes) {
       const known = before.get(info.name);
@@ -114,7 +115,7 @@ export class VolumeTree {
   /** Show an older version of a volume too, and open it. */
   look(volume: string, version: number): string {
     const place = { volume, version, path: '' };
-    if (!this._looks.some(look => keyOf(look) === keyOf(place))) {
+    if (!this._looks.some((look) => keyOf(look) === keyOf(place))) {
       this._looks.push(place);
     }
     this.expand(keyOf(place), place);
@@ -125,8 +126,8 @@ export class VolumeTree {
   /** Stop showing an older version. */
   close(place: Place): void {
     const root = keyOf({ ...place, path: '' });
-    this._looks = this._looks.filter(look => keyOf(look) !== root);
-    for (const key of [...this._folders.keys()].filter(each => each.startsWith(root))) {
+    this._looks = this._looks.filter((look) => keyOf(look) !== root);
+    for (const key of [...this._folders.keys()].filter((each) => each.startsWith(root))) {
       this._folders.delete(key);
       this._open.delete(key);
     }
@@ -160,7 +161,7 @@ export class VolumeTree {
   /** Open all folders above a path, and select it. */
   async reveal(place: Place): Promise<void> {
     const above: Place[] = [];
-    for (let path = place.path; path; ) {
+    for (let path = place.path; path;) {
       path = parentOf(path);
       above.unshift({ ...place, path });
     }
@@ -203,7 +204,7 @@ export class VolumeTree {
   /** The entry at a place, where its folder has been read. */
   entryAt(place: Place): Entry | undefined {
     const folder = this._folders.get(keyOf({ ...place, path: parentOf(place.path) }));
-    return folder?.entries?.find(entry => entry.path === place.path);
+    return folder?.entries?.find((entry) => entry.path === place.path);
   }
 
   /** Read the open folders of a volume again. */
@@ -273,7 +274,7 @@ export class VolumeTree {
     const rows: Row[] = [];
     const roots: Row[] = [];
     for (const info of this._volumes ?? []) {
-      const looks = this._looks.filter(look => look.volume === info.name);
+      const looks = this._looks.filter((look) => look.volume === info.name);
       for (const place of [{ volume: info.name, version: null, path: '' }, ...looks]) {
         const key = keyOf(place);
         roots.push({
@@ -286,7 +287,7 @@ export class VolumeTree {
           position: 0,
           expanded: this._open.has(key),
           loading: this._folders.get(key)?.loading,
-          info
+          info,
         });
       }
     }
@@ -344,7 +345,7 @@ export class VolumeTree {
         level: row.level + 1,
         setSize: folder.entries?.length ?? 0,
         position: at + 1,
-        entry
+        entry,
       };
       if (entry.kind === 'dir') {
         child.expanded = this._open.has(key);
@@ -365,7 +366,7 @@ export class VolumeTree {
         folder.again = false;
         let found: Entry[] = [];
         const first = folder.entries === null;
-        await this.reader.entries(place.volume, place.path, place.version, some => {
+        await this.reader.entries(place.volume, place.path, place.version, (some) => {
           found = found.concat(some);
           // A folder that is read for the first time fills as it comes; one that is read again changes at once.
           if (first && found.length <= SORTED_BY_NUMBER) {
@@ -400,7 +401,7 @@ export class VolumeTree {
         }
       }
     }
-    this._looks = this._looks.filter(look => look.volume !== volume);
+    this._looks = this._looks.filter((look) => look.volume !== volume);
   }
 
   private emit(): void {
@@ -429,7 +430,7 @@ function note(row: Row, kind: 'note' | 'problem', text: string): Row {
     text,
     level: row.level + 1,
     setSize: 1,
-    position: 1
+    position: 1,
   };
 }
 

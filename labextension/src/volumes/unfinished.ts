@@ -23,7 +23,7 @@ const MOST = 50;
 export class UnfinishedUploads {
   constructor(
     private readonly store: TextStore,
-    private readonly name: string
+    private readonly name: string,
   ) {
     try {
       const kept: unknown = JSON.parse(store.getItem(name) ?? '[]');
@@ -32,7 +32,7 @@ export class UnfinishedUploads {
       this._all = [];
     }
     // Those of this page are on their way; only what was there before is unfinished.
-    this._before = new Set(this._all.map(each => each.id));
+    this._before = new Set(this._all.map((each) => each.id));
   }
 
   /** The list has changed. */
@@ -42,13 +42,13 @@ export class UnfinishedUploads {
 
   /** Those that an earlier page began. */
   get left(): readonly Unfinished[] {
-    return this._all.filter(each => this._before.has(each.id));
+    return this._all.filter((each) => this._before.has(each.id));
   }
 
   /** Remember how far it is. It is on its way now. */
   set(upload: Unfinished): void {
     const known = this._before.delete(upload.id);
-    this._all = [...this._all.filter(each => each.id !== upload.id), upload].slice(-MOST);
+    this._all = [...this._all.filter((each) => each.id !== upload.id), upload].slice(-MOST);
     this.keep();
     if (known) {
       this._changed.emit();
@@ -58,8 +58,8 @@ export class UnfinishedUploads {
   /** It has arrived, or is given up. */
   delete(id: string): void {
     const known = this._before.delete(id);
-    if (this._all.some(each => each.id === id)) {
-      this._all = this._all.filter(each => each.id !== id);
+    if (this._all.some((each) => each.id === id)) {
+      this._all = this._all.filter((each) => each.id !== id);
       this.keep();
     }
     if (known) {
@@ -89,7 +89,7 @@ function isUnfinished(value: unknown): value is Unfinished {
   return (
     typeof value === 'object' &&
     value !== null &&
-    [given.id, given.volume, given.path].every(each => typeof each === 'string') &&
-    [given.size, given.modified, given.sent].every(each => typeof each === 'number')
+    [given.id, given.volume, given.path].every((each) => typeof each === 'string') &&
+    [given.size, given.modified, given.sent].every((each) => typeof each === 'number')
   );
 }

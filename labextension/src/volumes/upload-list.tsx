@@ -1,7 +1,7 @@
 /** The uploads below the tree: how far they are, and what is asked about them. */
 import * as React from 'react';
 import { closeIcon, refreshIcon } from '@jupyterlab/ui-components';
-import { formatBytes, formatLeft } from './format';
+import { bytes as formatBytes, duration as formatLeft } from '../ui/formats';
 import type { VolumesModel } from './model';
 import { shown } from './names';
 import type { Unfinished } from './unfinished';
@@ -22,7 +22,7 @@ const ORDER: Upload['state'][] = [
   'queued',
   'done',
   'cancelled',
-  'skipped'
+  'skipped',
 ];
 
 export function UploadList({ model }: { model: VolumesModel }): React.ReactElement | null {
@@ -34,23 +34,33 @@ export function UploadList({ model }: { model: VolumesModel }): React.ReactEleme
   if (!all.length && !left.length) {
     return null;
   }
-  const first = [...all].sort((one, other) => ORDER.indexOf(one.state) - ORDER.indexOf(other.state)).slice(0, MOST);
+  const first = [...all]
+    .sort((one, other) => ORDER.indexOf(one.state) - ORDER.indexOf(other.state))
+    .slice(0, MOST);
   const over = all.filter(isOver).length;
   const bytes = all.reduce((sum, upload) => sum + upload.file.size, 0);
-  const sent = all.reduce((sum, upload) => sum + (upload.state === 'done' ? upload.file.size : upload.sent), 0);
+  const sent = all.reduce(
+    (sum, upload) => sum + (upload.state === 'done' ? upload.file.size : upload.sent),
+    0,
+  );
   return (
     <section className="jp-skylift-uploads" aria-label="Uploads">
-      <header>
+      <div className="jp-skylift-uploads-head">
         <span className="jp-skylift-uploads-title">
           Uploads
           {all.length > 1 && (
             <span className="jp-skylift-uploads-count">
-              {` ${all.filter(upload => upload.state === 'done').length} of ${all.length}, ${formatBytes(sent)} of ${formatBytes(bytes)}`}
+              {` ${all.filter((upload) => upload.state === 'done').length} of ${all.length}, ${formatBytes(sent)} of ${formatBytes(bytes)}`}
             </span>
           )}
         </span>
         {all.length - over > 1 && (
-          <button type="button" onClick={() => all.filter(upload => !isOver(upload)).forEach(upload => queue.cancel(upload))}>
+          <button
+            type="button"
+            onClick={() =>
+              all.filter((upload) => !isOver(upload)).forEach((upload) => queue.cancel(upload))
+            }
+          >
             Cancel all
           </button>
         )}
@@ -59,33 +69,52 @@ export function UploadList({ model }: { model: VolumesModel }): React.ReactEleme
             Clear
           </button>
         )}
-      </header>
+      </div>
       <ul>
-        {first.map(upload => (
-          <UploadLine key={upload.id} upload={upload} model={model} asked={all.filter(each => each.state === 'asking').length} />
+        {first.map((upload) => (
+          <UploadLine
+            key={upload.id}
+            upload={upload}
+            model={model}
+            asked={all.filter((each) => each.state === 'asking').length}
+          />
         ))}
-        {left.map(each => (
+        {left.map((each) => (
           <UnfinishedLine key={each.id} upload={each} model={model} />
         ))}
       </ul>
       {all.length > first.length && (
-        <div className="jp-skylift-uploads-rest">and {(all.length - first.length).toLocaleString('en')} more</div>
+        <div className="jp-skylift-uploads-rest">
+          and {(all.length - first.length).toLocaleString('en')} more
+        </div>
       )}
     </section>
   );
 }
 
-function UploadLine(props: { upload: Upload; model: VolumesModel; asked: number }): React.ReactElement {
+function UploadLine(props: {
+  upload: Upload;
+  model: VolumesModel;
+  asked: number;
+}): React.ReactElement {
   const { upload, model } = props;
   const queue = model.uploads;
   const name = shown(upload.path);
   const { size } = upload.file;
-  const answer = (what: Answer, all = false) => () => queue.answer(upload, what, all);
+  const answer =
+    (what: Answer, all = false) =>
+    () =>
+      queue.answer(upload, what, all);
   const known = upload.state !== 'storing' && upload.state !== 'checking';
   const percent = size ? Math.floor((100 * upload.sent) / size) : 100;
   const barred = ['sending', 'storing', 'waiting', 'checking'].includes(upload.state);
   return (
-    <li className="jp-skylift-upload" data-state={upload.state} data-path={upload.path} data-volume={upload.volume}>
+    <li
+      className="jp-skylift-upload"
+      data-state={upload.state}
+      data-path={upload.path}
+      data-volume={upload.volume}
+    >
       <div className="jp-skylift-upload-line">
         <span className="jp-skylift-upload-name" title={`${upload.volume}: ${name}`}>
           <bdi>{name}</bdi>
@@ -94,16 +123,31 @@ function UploadLine(props: { upload: Upload; model: VolumesModel; asked: number 
         {isOver(upload) ? (
           <>
             {(upload.state === 'failed' || upload.state === 'cancelled') && (
-              <button type="button" aria-label={`Upload ${name} again`} title="Try again" onClick={() => queue.retry(upload)}>
+              <button
+                type="button"
+                aria-label={`Upload ${name} again`}
+                title="Try again"
+                onClick={() => queue.retry(upload)}
+              >
                 <refreshIcon.react tag="span" />
               </button>
             )}
-            <button type="button" aria-label={`Take ${name} from the list`} title="Dismiss" onClick={() => queue.dismiss(upload)}>
+            <button
+              type="button"
+              aria-label={`Take ${name} from the list`}
+              title="Dismiss"
+              onClick={() => queue.dismiss(upload)}
+            >
               <closeIcon.react tag="span" />
             </button>
           </>
         ) : (
-          <button type="button" aria-label={`Cancel the upload of ${name}`} title="Cancel" onClick={() => queue.cancel(upload)}>
+          <button
+            type="button"
+            aria-label={`Cancel the upload of ${name}`}
+            title="Cancel"
+            onClick={() => queue.cancel(upload)}
+          >
             <closeIcon.react tag="span" />
           </button>
         )}
@@ -124,14 +168,20 @@ function UploadLine(props: { upload: Upload; model: VolumesModel; asked: number 
       )}
       {upload.problem && (
         <div
-          className={upload.state === 'asking' ? 'jp-skylift-upload-question' : 'jp-skylift-upload-problem'}
+          className={
+            upload.state === 'asking' ? 'jp-skylift-upload-question' : 'jp-skylift-upload-problem'
+          }
           role={upload.state === 'waiting' ? 'status' : 'alert'}
         >
           {upload.problem}
         </div>
       )}
       {upload.state === 'asking' && (
-        <div className="jp-skylift-upload-answers" role="group" aria-label={`What to do about ${name}`}>
+        <div
+          className="jp-skylift-upload-answers"
+          role="group"
+          aria-label={`What to do about ${name}`}
+        >
           <button type="button" onClick={answer('replace')}>
             Replace
           </button>
@@ -157,10 +207,21 @@ function UploadLine(props: { upload: Upload; model: VolumesModel; asked: number 
   );
 }
 
-function UnfinishedLine({ upload, model }: { upload: Unfinished; model: VolumesModel }): React.ReactElement {
+function UnfinishedLine({
+  upload,
+  model,
+}: {
+  upload: Unfinished;
+  model: VolumesModel;
+}): React.ReactElement {
   const name = shown(upload.path);
   return (
-    <li className="jp-skylift-upload" data-state="unfinished" data-path={upload.path} data-volume={upload.volume}>
+    <li
+      className="jp-skylift-upload"
+      data-state="unfinished"
+      data-path={upload.path}
+      data-volume={upload.volume}
+    >
       <div className="jp-skylift-upload-line">
         <span className="jp-skylift-upload-name" title={`${upload.volume}: ${name}`}>
           <bdi>{name}</bdi>
@@ -204,7 +265,9 @@ export function stateOf(upload: Upload): string {
     case 'storing':
       return 'into the volume…';
     case 'done':
-      return upload.resumed ? `done, went on from ${formatBytes(upload.resumed)}` : `done, ${formatBytes(size)}`;
+      return upload.resumed
+        ? `done, went on from ${formatBytes(upload.resumed)}`
+        : `done, ${formatBytes(size)}`;
     case 'failed':
       return 'failed';
     case 'cancelled':

@@ -44,9 +44,14 @@ export interface Transport {
     path: string,
     size: number,
     modified: number,
-    signal: AbortSignal
+    signal: AbortSignal,
   ): Promise<{ upload_id: string; offset: number }>;
-  put(id: string, offset: number, part: ArrayBuffer, signal: AbortSignal): Promise<{ offset: number }>;
+  put(
+    id: string,
+    offset: number,
+    part: ArrayBuffer,
+    signal: AbortSignal,
+  ): Promise<{ offset: number }>;
   finish(id: string, signal: AbortSignal): Promise<void>;
   cancel(id: string): Promise<void>;
   /** What is at a path of a volume, or null. */
@@ -81,7 +86,7 @@ export class UploadQueue {
   constructor(
     private readonly transport: Transport,
     private readonly unfinished?: UnfinishedUploads,
-    private readonly clock: () => number = () => performance.now()
+    private readonly clock: () => number = () => performance.now(),
   ) {}
 
   /** Something about uploads has changed. */
@@ -101,7 +106,7 @@ export class UploadQueue {
 
   /** Whether the page should not be left. */
   get busy(): boolean {
-    return this._uploads.some(upload => isUnderWay(upload));
+    return this._uploads.some((upload) => isUnderWay(upload));
   }
 
   /** Send these files to a folder. */
@@ -109,13 +114,13 @@ export class UploadQueue {
     const added: Upload[] = [];
     for (const { path, file } of files) {
       const twice = this._uploads.find(
-        upload => upload.volume === volume && upload.path === path && isUnderWay(upload)
+        (upload) => upload.volume === volume && upload.path === path && isUnderWay(upload),
       );
       if (twice) {
         continue;
       }
       this._uploads = this._uploads.filter(
-        upload => upload.volume !== volume || upload.path !== path || !isOver(upload)
+        (upload) => upload.volume !== volume || upload.path !== path || !isOver(upload),
       );
       const upload: Upload = {
         id: ++this._last,
@@ -126,7 +131,7 @@ export class UploadQueue {
         sent: 0,
         resumed: 0,
         speed: 0,
-        problem: ''
+        problem: '',
       };
       this._uploads.push(upload);
       this._waiting.push(upload);
@@ -142,7 +147,7 @@ export class UploadQueue {
     if (all) {
       this._always = answer;
     }
-    const asked = all ? this._uploads.filter(each => each.state === 'asking') : [upload];
+    const asked = all ? this._uploads.filter((each) => each.state === 'asking') : [upload];
     for (const each of asked) {
       this._asked.get(each.id)?.(answer);
     }
@@ -154,7 +159,7 @@ export class UploadQueue {
       return;
     }
     this.set(upload, { state: 'cancelled', problem: '', sent: 0, resumed: 0, speed: 0 });
-    this._waiting = this._waiting.filter(each => each !== upload);
+    this._waiting = this._waiting.filter((each) => each !== upload);
     this._stops.get(upload.id)?.abort();
     const id = this._ids.get(upload.id);
     if (id) {
@@ -176,9 +181,11 @@ export class UploadQueue {
 
   /** Take what is over from the list. */
   dismiss(upload?: Upload): void {
-    this._uploads = this._uploads.filter(each => (upload ? each !== upload : true) || !isOver(each));
+    this._uploads = this._uploads.filter(
+      (each) => (upload ? each !== upload : true) || !isOver(each),
+    );
     if (!upload) {
-      this._uploads = this._uploads.filter(each => !isOver(each));
+      this._uploads = this._uploads.filter((each) => !isOver(each));
     }
     this.emit();
   }
@@ -225,7 +232,10 @@ export class UploadQueue {
             throw error;
           }
           this.set(upload, { state: 'waiting', speed: 0, problem: messageOf(error) });
-          await this.transport.pause(Math.min(LONGEST_PAUSE, 500 * 2 ** Math.min(tries, 6)), stop.signal);
+          await this.transport.pause(
+            Math.min(LONGEST_PAUSE, 500 * 2 ** Math.min(tries, 6)),
+            stop.signal,
+          );
           check(stop.signal);
         }
       }
@@ -244,8 +254,13 @@ export class UploadQueue {
   }
 
   /** Find out whether something is there, and ask what to do about it. */
-  private async agree(upload: Upload, agreed: Agreed, signal: AbortSignal, meanwhile = false): Promise<void> {
-    for (let tries = 0; ; ) {
+  private async agree(
+    upload: Upload,
+    agreed: Agreed,
+    signal: AbortSignal,
+    meanwhile = false,
+  ): Promise<void> {
+    for (let tries = 0; ;) {
       this.set(upload, { state: 'checking' });
       let there: Entry | null;
       try {
@@ -257,7 +272,10 @@ export class UploadQueue {
           throw error;
         }
         this.set(upload, { state: 'waiting', problem: messageOf(error) });
-        await this.transport.pause(Math.min(LONGEST_PAUSE, 500 * 2 ** Math.min(tries++, 6)), signal);
+        await this.transport.pause(
+          Math.min(LONGEST_PAUSE, 500 * 2 ** Math.min(tries++, 6)),
+          signal,
+        );
         check(signal);
         continue;
       }
@@ -268,7 +286,9 @@ export class UploadQueue {
       if (there.kind === 'dir') {
         throw new Error(`There is a folder “${there.name}” in its place. Rename one of them.`);
       }
-      const answer = meanwhile ? await this.ask(upload, true, signal) : (this._always ?? (await this.ask(upload, false, signal)));
+      const answer = meanwhile
+        ? await this.ask(upload, true, signal)
+        : (this._always ?? (await this.ask(upload, false, signal)));
       if (answer === 'skip') {
         throw new Stopped();
       }
@@ -287,7 +307,7 @@ export class UploadQueue {
       state: 'asking',
       problem: meanwhile
         ? `“${name}” was changed in the volume meanwhile. Replace it with this one?`
-        : `There is “${name}” already.`
+        : `There is “${name}” already.`,
     });
     try {
       return await new Promise<Answer>((resolve, reject) => {
@@ -304,10 +324,14 @@ export class UploadQueue {
     const folder = parentOf(upload.path);
     const taken = new Set<string>();
     for (;;) {
-      const name = freeName(baseName(upload.path), each => taken.has(each));
+      const name = freeName(baseName(upload.path), (each) => taken.has(each));
       const path = joinPath(folder, name);
       const ours = this._uploads.some(
-        each => each !== upload && each.volume === upload.volume && each.path === path && isUnderWay(each)
+        (each) =>
+          each !== upload &&
+          each.volume === upload.volume &&
+          each.path === path &&
+          isUnderWay(each),
       );
       if (!ours && (await this.transport.stat(upload.volume, path)) === null) {
         return path;
@@ -327,7 +351,13 @@ export class UploadQueue {
       }
       agreed.finishing = false;
     }
-    const begun = await this.transport.begin(upload.volume, upload.path, file.size, modified, signal);
+    const begun = await this.transport.begin(
+      upload.volume,
+      upload.path,
+      file.size,
+      modified,
+      signal,
+    );
     check(signal);
     this._ids.set(upload.id, begun.upload_id);
     let offset = begun.offset;
@@ -341,15 +371,20 @@ export class UploadQueue {
       const bytes = await readPart(file, offset, offset + part);
       check(signal);
       const before = this.clock();
-      const answer = await this.transport.put(begun.upload_id, offset, bytes, signal).catch((error: Error) => {
-        const { status } = error as { status?: number };
-        throw status === 404 || status === 409 ? new Elsewhere(error.message) : error;
-      });
+      const answer = await this.transport
+        .put(begun.upload_id, offset, bytes, signal)
+        .catch((error: Error) => {
+          const { status } = error as { status?: number };
+          throw status === 404 || status === 409 ? new Elsewhere(error.message) : error;
+        });
       check(signal);
       const seconds = Math.max((this.clock() - before) / 1000, 0.001);
       const speed = bytes.byteLength / seconds;
       offset = answer.offset;
-      this.set(upload, { sent: offset, speed: upload.speed ? 0.6 * upload.speed + 0.4 * speed : speed });
+      this.set(upload, {
+        sent: offset,
+        speed: upload.speed ? 0.6 * upload.speed + 0.4 * speed : speed,
+      });
       this.remember(upload, begun.upload_id);
       const fitting = 2 ** Math.floor(Math.log2(Math.max(1, speed * PART_SECONDS)));
       part = Math.min(LARGEST_PART, Math.max(SMALLEST_PART, Math.min(fitting, part * 2)));
@@ -383,7 +418,7 @@ export class UploadQueue {
         path: upload.path,
         size: upload.file.size,
         modified: upload.file.lastModified,
-        sent: upload.sent
+        sent: upload.sent,
       });
     }
   }
@@ -427,7 +462,7 @@ async function readPart(file: File, from: number, to: number): Promise<ArrayBuff
     return await file.slice(from, Math.min(to, file.size)).arrayBuffer();
   } catch {
     throw new Unreadable(
-      `“${file.name}” cannot be read on this computer any more: it was changed, moved or removed there. Drop it again.`
+      `“${file.name}” cannot be read on this computer any more: it was changed, moved or removed there. Drop it again.`,
     );
   }
 }
@@ -439,13 +474,22 @@ function check(signal: AbortSignal): void {
 }
 
 function same(one: Entry, other: Entry | null): boolean {
-  return other !== null && one.kind === other.kind && one.size === other.size && one.mtime === other.mtime;
+  return (
+    other !== null &&
+    one.kind === other.kind &&
+    one.size === other.size &&
+    one.mtime === other.mtime
+  );
 }
 
 /** Whether nobody answered: the network, the Jupyter server or the gateway is away. */
 function isAway(error: unknown): boolean {
   const status = (error as { status?: number }).status;
-  return !(error instanceof Stopped) && !(error instanceof Unreadable) && (status === undefined ? isNetwork(error) : [0, 502, 503, 504].includes(status));
+  return (
+    !(error instanceof Stopped) &&
+    !(error instanceof Unreadable) &&
+    (status === undefined ? isNetwork(error) : [0, 502, 503, 504].includes(status))
+  );
 }
 
 function isNetwork(error: unknown): boolean {

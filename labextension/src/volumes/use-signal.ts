@@ -14,7 +14,7 @@ export function useSignal(signal: ISignal<unknown, unknown>): void {
         queueMicrotask(() => {
           asked = false;
           if (!gone) {
-            draw(count => count + 1);
+            draw((count) => count + 1);
           }
         });
       }

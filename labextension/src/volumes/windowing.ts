@@ -10,7 +10,12 @@ export function topsOf(count: number, heightAt: (line: number) => number): Float
 }
 
 /** The first line in sight, and the one after the last. */
-export function inSight(tops: Float64Array, from: number, height: number, beyond: number): [number, number] {
+export function inSight(
+  tops: Float64Array,
+  from: number,
+  height: number,
+  beyond: number,
+): [number, number] {
   const count = tops.length - 1;
   const first = lineAt(tops, from);
   const last = lineAt(tops, from + height);

@@ -6,7 +6,7 @@ describe('tables', () => {
     expect(table.header).toEqual(['a', 'b']);
     expect(table.rows).toEqual([
       ['x, "y"', '1\n2'],
-      ['3', '']
+      ['3', ''],
     ]);
     expect(table.more).toBe(false);
   });
@@ -16,14 +16,20 @@ describe('tables', () => {
     ['a;b\n1,5;2,5\n3,5;4,5', ';'],
     ['a\tb, c\n1\t2', '\t'],
     ['a|b\n1|2', '|'],
-    ['word\nword', ',']
+    ['word\nword', ','],
   ])('guesses the delimiter of %j', (text, delimiter) => {
     expect(guessDelimiter(text)).toBe(delimiter);
   });
 
   it('leaves out the last row of a beginning', () => {
-    expect(parseTable('a,b\n1,2\n3,', { most: 100, cut: true })).toMatchObject({ rows: [['1', '2']], more: true });
-    expect(parseTable('a,b\n1,2\n"3\n4', { most: 100, cut: true })).toMatchObject({ rows: [['1', '2']], more: true });
+    expect(parseTable('a,b\n1,2\n3,', { most: 100, cut: true })).toMatchObject({
+      rows: [['1', '2']],
+      more: true,
+    });
+    expect(parseTable('a,b\n1,2\n"3\n4', { most: 100, cut: true })).toMatchObject({
+      rows: [['1', '2']],
+      more: true,
+    });
   });
 
   it('reads only so many rows', () => {
@@ -34,7 +40,15 @@ describe('tables', () => {
   });
 
   it('knows numbers', () => {
-    const rows = [['1', 'x', '', '1,000.5'], ['-2e3', '1', 'nan', '3%']];
-    expect([0, 1, 2, 3].map(column => isNumeric(rows, column))).toEqual([true, false, false, true]);
+    const rows = [
+      ['1', 'x', '', '1,000.5'],
+      ['-2e3', '1', 'nan', '3%'],
+    ];
+    expect([0, 1, 2, 3].map((column) => isNumeric(rows, column))).toEqual([
+      true,
+      false,
+      false,
+      true,
+    ]);
   });
 });

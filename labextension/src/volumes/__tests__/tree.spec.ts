@@ -11,7 +11,7 @@ const entry = (path: string, more: Partial<Entry> = {}): Entry => ({
   mtime: 1,
   files: 0,
   target: '',
-  ...more
+  ...more,
 });
 const dir = (path: string) => entry(path, { kind: 'dir' });
 const info = (name: string, version = 1, id = `vo-${name}`): VolumeInfo => ({
@@ -21,10 +21,15 @@ const info = (name: string, version = 1, id = `vo-${name}`): VolumeInfo => ({
   version,
   changed: 1,
   files: 0,
-  size: 0
+  size: 0,
 });
-const root = (volume: string, version: number | null = null): Place => ({ volume, version, path: '' });
-const lines = (tree: VolumeTree) => tree.rows().map(row => `${' '.repeat(row.level - 1)}${row.name}`);
+const root = (volume: string, version: number | null = null): Place => ({
+  volume,
+  version,
+  path: '',
+});
+const lines = (tree: VolumeTree) =>
+  tree.rows().map((row) => `${' '.repeat(row.level - 1)}${row.name}`);
 
 /** Folders by key, each question answered when it is asked, unless it is held. */
 class Folders implements Reader {
@@ -33,7 +38,12 @@ class Folders implements Reader {
 
   constructor(readonly folders: Record<string, Entry[] | Error>) {}
 
-  async entries(volume: string, path: string, version: number | null, some: (entries: Entry[]) => void): Promise<void> {
+  async entries(
+    volume: string,
+    path: string,
+    version: number | null,
+    some: (entries: Entry[]) => void,
+  ): Promise<void> {
     const key = keyOf({ volume, path, version });
     this.asked.push(key);
     if (this.hold) {
@@ -60,7 +70,7 @@ describe('the tree of volumes', () => {
   it('reads a folder when it is opened, and shows folders first', async () => {
     const folders = new Folders({
       'data@:': [entry('b10.csv'), entry('b9.csv'), dir('z')],
-      'data@:z': [entry('z/x')]
+      'data@:z': [entry('z/x')],
     });
     const tree = new VolumeTree(folders);
     tree.setVolumes([info('other'), info('data')]);
@@ -76,7 +86,7 @@ describe('the tree of volumes', () => {
   it('says that it loads, and that a folder is empty', async () => {
     const folders = new Folders({});
     let go = () => {};
-    folders.hold = new Promise(resolve => (go = resolve));
+    folders.hold = new Promise((resolve) => (go = resolve));
     const tree = new VolumeTree(folders);
     tree.setVolumes([info('data')]);
     tree.expand('data@:', root('data'));
@@ -98,7 +108,11 @@ describe('the tree of volumes', () => {
   });
 
   it('reads open folders again when the volume has another version, and no others', async () => {
-    const folders = new Folders({ 'data@:': [dir('in'), dir('out')], 'data@:in': [entry('in/a')], 'other@:': [] });
+    const folders = new Folders({
+      'data@:': [dir('in'), dir('out')],
+      'data@:in': [entry('in/a')],
+      'other@:': [],
+    });
     const tree = new VolumeTree(folders);
     tree.setVolumes([info('data', 1), info('other', 1)]);
     await opened(tree, root('data'), root('other'), { ...root('data'), path: 'in' });
@@ -107,7 +121,15 @@ describe('the tree of volumes', () => {
     tree.setVolumes([info('data', 2), info('other', 1)]);
     await tree.load({ ...root('data'), path: 'in' });
     expect(new Set(folders.asked)).toEqual(new Set(['data@:', 'data@:in']));
-    expect(lines(tree)).toEqual(['data', ' in', '  a', '  b', ' out', 'other', ' Nothing in it yet. Drop files here, or write to it from a cell.']);
+    expect(lines(tree)).toEqual([
+      'data',
+      ' in',
+      '  a',
+      '  b',
+      ' out',
+      'other',
+      ' Nothing in it yet. Drop files here, or write to it from a cell.',
+    ]);
   });
 
   it('forgets a folder that is gone', async () => {
@@ -138,7 +160,7 @@ describe('the tree of volumes', () => {
     tree.setVolumes([info('data', 5)]);
     tree.look('data', 3);
     await tree.load(root('data', 3));
-    expect(tree.rows().map(row => row.key)).toEqual(['data@:', 'data@3:', 'data@3:old']);
+    expect(tree.rows().map((row) => row.key)).toEqual(['data@:', 'data@3:', 'data@3:old']);
     expect(tree.selected).toBe('data@3:');
     tree.close({ ...root('data', 3), path: 'old' });
     expect(lines(tree)).toEqual(['data']);
@@ -149,16 +171,21 @@ describe('the tree of volumes', () => {
     const folders = new Folders({
       'data@:': [dir('in')],
       'data@:in': [dir('in/deep')],
-      'data@:in/deep': [entry('in/deep/a')]
+      'data@:in/deep': [entry('in/deep/a')],
     });
     const tree = new VolumeTree(folders);
     tree.setVolumes([info('data')]);
-    await opened(tree, root('data'), { ...root('data'), path: 'in' }, { ...root('data'), path: 'in/deep' });
+    await opened(
+      tree,
+      root('data'),
+      { ...root('data'), path: 'in' },
+      { ...root('data'), path: 'in/deep' },
+    );
     tree.select('data@:in/deep');
     Object.assign(folders.folders, {
       'data@:': [dir('out')],
       'data@:out': [dir('out/deep')],
-      'data@:out/deep': [entry('out/deep/a')]
+      'data@:out/deep': [entry('out/deep/a')],
     });
     tree.moved({ ...root('data'), path: 'in' }, 'out');
     await tree.load(root('data'));
@@ -168,7 +195,11 @@ describe('the tree of volumes', () => {
   });
 
   it('opens what is above a path', async () => {
-    const folders = new Folders({ 'data@:': [dir('a')], 'data@:a': [dir('a/b')], 'data@:a/b': [entry('a/b/c')] });
+    const folders = new Folders({
+      'data@:': [dir('a')],
+      'data@:a': [dir('a/b')],
+      'data@:a/b': [entry('a/b/c')],
+    });
     const tree = new VolumeTree(folders);
     tree.setVolumes([info('data')]);
     await tree.reveal({ ...root('data'), path: 'a/b/c' });
@@ -182,14 +213,22 @@ describe('the tree of volumes', () => {
     await opened(tree, root('data'));
     tree.complain({ ...root('data'), path: 'a' }, 'It is in use.');
     tree.startNaming(root('data'));
-    expect(tree.rows().map(row => row.kind)).toEqual(['volume', 'new', 'file', 'problem', 'file']);
+    expect(tree.rows().map((row) => row.kind)).toEqual([
+      'volume',
+      'new',
+      'file',
+      'problem',
+      'file',
+    ]);
     tree.complain({ ...root('data'), path: 'a' }, '');
     tree.startNaming({ ...root(''), volume: '' });
-    expect(tree.rows().map(row => row.kind)).toEqual(['new', 'volume', 'file', 'file']);
+    expect(tree.rows().map((row) => row.kind)).toEqual(['new', 'volume', 'file', 'file']);
   });
 
   it('holds 10,000 entries, in the order of their numbers', async () => {
-    const many = Array.from({ length: 10_000 }, (_, at) => entry(`f${at}`)).sort((one, other) => (one.path < other.path ? -1 : 1));
+    const many = Array.from({ length: 10_000 }, (_, at) => entry(`f${at}`)).sort((one, other) =>
+      one.path < other.path ? -1 : 1,
+    );
     const tree = new VolumeTree(new Folders({ 'data@:': many }));
     tree.setVolumes([info('data')]);
     await opened(tree, root('data'));
@@ -201,14 +240,16 @@ describe('the tree of volumes', () => {
 
   it('sorts as people do', () => {
     const names = ['b', 'A', 'a2', 'a10', 'Z'];
-    expect(sorted([...names.map(name => entry(name)), dir('y')]).map(each => each.name)).toEqual(['y', 'A', 'a2', 'a10', 'b', 'Z']);
+    expect(
+      sorted([...names.map((name) => entry(name)), dir('y')]).map((each) => each.name),
+    ).toEqual(['y', 'A', 'a2', 'a10', 'b', 'Z']);
   });
 
   it('finds the folder of a line, and what is selected after it goes', async () => {
     const tree = new VolumeTree(new Folders({ 'data@:': [entry('a'), entry('b'), dir('in')] }));
     tree.setVolumes([info('data')]);
     await opened(tree, root('data'));
-    const row = (name: string) => tree.rows().find(each => each.name === name) as Row;
+    const row = (name: string) => tree.rows().find((each) => each.name === name) as Row;
     expect(folderOf(row('a'))).toEqual(root('data'));
     expect(folderOf(row('in')).path).toBe('in');
     expect(neighbour(tree.rows(), row('a'))).toBe('data@:b');

@@ -17,7 +17,12 @@ class Server implements Transport {
   pauses = 0;
   private readonly held = new Map<string, { path: string; bytes: Uint8Array; size: number }>();
 
-  async begin(volume: string, path: string, size: number, modified: number): Promise<{ upload_id: string; offset: number }> {
+  async begin(
+    volume: string,
+    path: string,
+    size: number,
+    modified: number,
+  ): Promise<{ upload_id: string; offset: number }> {
     await this.before('begin', path);
     const id = `${volume}/${path}/${size}/${modified}`;
     this.begun.push(id);
@@ -26,7 +31,12 @@ class Server implements Transport {
     return { upload_id: id, offset: held.bytes.length };
   }
 
-  async put(id: string, offset: number, part: ArrayBuffer, signal: AbortSignal): Promise<{ offset: number }> {
+  async put(
+    id: string,
+    offset: number,
+    part: ArrayBuffer,
+    signal: AbortSignal,
+  ): Promise<{ offset: number }> {
     await this.before('put', id);
     if (signal.aborted) {
       throw new DOMException('aborted', 'AbortError');
@@ -81,7 +91,7 @@ function file(name: string, size: number, fill = 7): File {
   const made = new File([bytes], name, { lastModified: 1_700_000_000_000 });
   // jsdom's blobs cannot be read in this way.
   made.slice = ((from: number, to: number) => ({
-    arrayBuffer: async () => bytes.slice(from, to).buffer
+    arrayBuffer: async () => bytes.slice(from, to).buffer,
   })) as unknown as File['slice'];
   return made;
 }
@@ -91,7 +101,7 @@ function entry(path: string, mtime = 1): Entry {
 }
 
 function until(queue: UploadQueue, holds: () => boolean): Promise<void> {
-  return new Promise(resolve => {
+  return new Promise((resolve) => {
     const look = () => {
       if (holds()) {
         queue.changed.disconnect(look);
@@ -104,7 +114,9 @@ function until(queue: UploadQueue, holds: () => boolean): Promise<void> {
 }
 
 const over = (queue: UploadQueue, ...uploads: Upload[]) =>
-  until(queue, () => uploads.every(upload => ['done', 'failed', 'cancelled', 'skipped'].includes(upload.state)));
+  until(queue, () =>
+    uploads.every((upload) => ['done', 'failed', 'cancelled', 'skipped'].includes(upload.state)),
+  );
 
 class Texts {
   readonly texts = new Map<string, string>();
@@ -122,7 +134,16 @@ describe('uploads', () => {
     const [upload] = queue.add('data', [{ path: 'in/big.bin', file: big }]);
     await over(queue, upload);
     expect(upload.state).toBe('done');
-    expect(server.parts.map(([, , bytes]) => bytes / MIB)).toEqual([1, 2, 4, 8, 8, 8, 8, 1 + 5 / MIB]);
+    expect(server.parts.map(([, , bytes]) => bytes / MIB)).toEqual([
+      1,
+      2,
+      4,
+      8,
+      8,
+      8,
+      8,
+      1 + 5 / MIB,
+    ]);
     const sent = server.stored.get('data/in/big.bin') as Uint8Array;
     const whole = new Uint8Array(await big.slice(0, big.size).arrayBuffer());
     expect(sent.length).toBe(whole.length);
@@ -141,7 +162,7 @@ describe('uploads', () => {
   it('goes on by itself after the network broke, also where the answer got lost', async () => {
     const server = new Server();
     let broken = 0;
-    server.before = what => {
+    server.before = (what) => {
       if (what === 'answer' && broken++ < 2) {
         throw new TypeError('Failed to fetch');
       }
@@ -158,7 +179,7 @@ describe('uploads', () => {
     expect(server.pauses).toBe(2);
   });
 
-  it.each([502, 503, 504])('waits while it is answered with %d', async status => {
+  it.each([502, 503, 504])('waits while it is answered with %d', async (status) => {
     const server = new Server();
     let away = 8;
     server.before = () => {
@@ -190,7 +211,7 @@ describe('uploads', () => {
 
   it('is not sent twice where only the last answer got lost', async () => {
     const server = new Server();
-    server.before = what => {
+    server.before = (what) => {
       if (what === 'finished') {
         server.entries.set('data/a', { ...entry('a'), size: 10 });
         throw new TypeError('Failed to fetch');
@@ -209,19 +230,22 @@ describe('uploads', () => {
     const before = new UploadQueue(server, new UnfinishedUploads(texts, 'uploads'));
     let parts = 0;
     let stuck = () => {};
-    const isStuck = new Promise<void>(resolve => (stuck = resolve));
-    server.before = what => {
+    const isStuck = new Promise<void>((resolve) => (stuck = resolve));
+    server.before = (what) => {
       if (what === 'put' && ++parts > 2) {
         stuck();
         return new Promise<void>(() => undefined);
       }
+      return undefined;
     };
     before.add('data', [{ path: 'a', file: file('a', 6 * MIB) }]);
     await isStuck;
 
     server.before = () => undefined;
     const unfinished = new UnfinishedUploads(texts, 'uploads');
-    expect(unfinished.left).toMatchObject([{ volume: 'data', path: 'a', size: 6 * MIB, sent: 3 * MIB }]);
+    expect(unfinished.left).toMatchObject([
+      { volume: 'data', path: 'a', size: 6 * MIB, sent: 3 * MIB },
+    ]);
     const queue = new UploadQueue(server, unfinished);
     const [upload] = queue.add('data', [{ path: 'a', file: file('a', 6 * MIB) }]);
     await over(queue, upload);
@@ -233,13 +257,12 @@ describe('uploads', () => {
   it('is stopped, and what was sent is forgotten', async () => {
     const server = new Server();
     const queue = new UploadQueue(server);
-    let upload: Upload | undefined;
-    server.before = what => {
-      if (what === 'answer' && upload) {
-        queue.cancel(upload);
+    server.before = (what) => {
+      if (what === 'answer') {
+        queue.uploads.forEach((each) => queue.cancel(each));
       }
     };
-    [upload] = queue.add('data', [{ path: 'a', file: file('a', 20 * MIB) }]);
+    const [upload] = queue.add('data', [{ path: 'a', file: file('a', 20 * MIB) }]);
     await over(queue, upload);
     expect(upload.state).toBe('cancelled');
     expect(server.has(server.begun[0])).toBe(false);
@@ -255,7 +278,7 @@ describe('uploads', () => {
     const server = new Server();
     let now = 0;
     let most = 0;
-    server.before = async what => {
+    server.before = async (what) => {
       if (what === 'put') {
         most = Math.max(most, ++now);
         await Promise.resolve();
@@ -263,11 +286,14 @@ describe('uploads', () => {
       }
     };
     const queue = new UploadQueue(server);
-    const files = Array.from({ length: 7 }, (_, at) => ({ path: `f${at}`, file: file(`f${at}`, 10) }));
+    const files = Array.from({ length: 7 }, (_, at) => ({
+      path: `f${at}`,
+      file: file(`f${at}`, 10),
+    }));
     const uploads = queue.add('data', files);
     expect(queue.add('data', files.slice(0, 1))).toEqual([]);
     await over(queue, ...uploads);
-    expect(uploads.map(upload => upload.state)).toEqual(Array(7).fill('done'));
+    expect(uploads.map((upload) => upload.state)).toEqual(Array(7).fill('done'));
     expect(most).toBeLessThanOrEqual(2);
     queue.dismiss();
     expect(queue.uploads).toEqual([]);
@@ -275,7 +301,7 @@ describe('uploads', () => {
 
   it('says what the gateway refuses', async () => {
     const server = new Server();
-    server.before = what => {
+    server.before = (what) => {
       if (what === 'begin') {
         throw new GatewayError(507, 'ResourceExhaustedError', 'The store is full.');
       }
@@ -289,12 +315,17 @@ describe('uploads', () => {
   it('says that a file cannot be read here any more', async () => {
     const server = new Server();
     const gone = file('a.csv', 10);
-    gone.slice = () => ({ arrayBuffer: () => Promise.reject(new DOMException('', 'NotReadableError')) }) as unknown as Blob;
+    gone.slice = () =>
+      ({
+        arrayBuffer: () => Promise.reject(new DOMException('', 'NotReadableError')),
+      }) as unknown as Blob;
     const queue = new UploadQueue(server);
     const [upload] = queue.add('data', [{ path: 'a.csv', file: gone }]);
     await over(queue, upload);
     expect(upload.state).toBe('failed');
-    expect(upload.problem).toMatch(/“a.csv” cannot be read on this computer any more.* Drop it again\./);
+    expect(upload.problem).toMatch(
+      /“a.csv” cannot be read on this computer any more.* Drop it again\./,
+    );
   });
 
   it('sends an empty file', async () => {
@@ -312,10 +343,11 @@ describe('a file that is there already', () => {
     server.entries.set('data/a.csv', entry('a.csv'));
     server.entries.set('data/b.csv', entry('b.csv'));
     const queue = new UploadQueue(server);
-    const files = ['a.csv', 'b.csv'].map(path => ({ path, file: file(path, 10) }));
+    const files = ['a.csv', 'b.csv'].map((path) => ({ path, file: file(path, 10) }));
     return { server, queue, uploads: queue.add('data', files) };
   }
-  const asks = (queue: UploadQueue, uploads: Upload[]) => until(queue, () => uploads.every(each => each.state === 'asking'));
+  const asks = (queue: UploadQueue, uploads: Upload[]) =>
+    until(queue, () => uploads.every((each) => each.state === 'asking'));
 
   it('is replaced, kept beside, or left, as the person says', async () => {
     const { server, queue, uploads } = asked();
@@ -325,7 +357,7 @@ describe('a file that is there already', () => {
     queue.answer(uploads[0], 'keep both');
     queue.answer(uploads[1], 'skip');
     await over(queue, ...uploads);
-    expect(uploads.map(each => each.state)).toEqual(['done', 'skipped']);
+    expect(uploads.map((each) => each.state)).toEqual(['done', 'skipped']);
     expect([...server.stored.keys()]).toEqual(['data/a (2).csv']);
   });
 
@@ -341,7 +373,7 @@ describe('a file that is there already', () => {
     const { server, queue, uploads } = asked();
     await asks(queue, uploads);
     queue.answer(uploads[1], 'skip');
-    server.before = what => {
+    server.before = (what) => {
       if (what === 'put') {
         server.entries.set('data/a.csv', entry('a.csv', 2));
       }
@@ -349,7 +381,9 @@ describe('a file that is there already', () => {
     queue.answer(uploads[0], 'replace');
     await until(queue, () => uploads[0].state !== 'asking');
     await until(queue, () => uploads[0].state === 'asking');
-    expect(uploads[0].problem).toBe('“a.csv” was changed in the volume meanwhile. Replace it with this one?');
+    expect(uploads[0].problem).toBe(
+      '“a.csv” was changed in the volume meanwhile. Replace it with this one?',
+    );
     queue.answer(uploads[0], 'replace');
     await over(queue, ...uploads);
     expect([...server.stored.keys()]).toEqual(['data/a.csv']);
@@ -367,9 +401,9 @@ describe('a file that is there already', () => {
   it('is not asked about after it was stopped', async () => {
     const { server, queue, uploads } = asked();
     await asks(queue, uploads);
-    uploads.forEach(upload => queue.cancel(upload));
+    uploads.forEach((upload) => queue.cancel(upload));
     await over(queue, ...uploads);
-    expect(uploads.map(each => each.state)).toEqual(['cancelled', 'cancelled']);
+    expect(uploads.map((each) => each.state)).toEqual(['cancelled', 'cancelled']);
     expect(server.stored.size).toBe(0);
   });
 });
