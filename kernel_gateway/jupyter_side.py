@@ -136,7 +136,7 @@ class JupyterSide:
         gateway = self._gateway
         if request.method == "OPTIONS" or not origin_allowed(request.headers, gateway.origins):
             return None
-        token = jupyter_token(request)
+        token = jupyter_token(request.headers, request.query)
         user = gateway.control.authenticate(token) if token else None
         if user is None:
             wrong = "does not know this token" if token else "wants a token, and the request has none"
@@ -151,12 +151,12 @@ class JupyterSide:
         return user
 
 
-def jupyter_token(request: HTTPServerRequest) -> str:
+def jupyter_token(headers: HTTPHeaders, query: str) -> str:
     """The token of a request in any of the ways that Jupyter's clients show one; "" if there is none."""
-    scheme, _, rest = request.headers.get("Authorization", "").partition(" ")
+    scheme, _, rest = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "token":
         return rest.strip()
-    return bearer_token(request.headers) or parse_qs(request.query).get("token", [""])[0]
+    return bearer_token(headers) or parse_qs(query).get("token", [""])[0]
 
 
 def _application_class() -> type[JupyterApplication]:

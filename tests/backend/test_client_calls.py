@@ -142,6 +142,16 @@ async def test_a_malformed_id_is_refused(plane: Plane) -> None:
     assert "'../../etc/passwd' is not the id of a call (fc-…)." == refused.problem.message
 
 
+async def test_only_the_gateway_starts_kernels(plane: Plane) -> None:
+    client = plane.client()
+    client.submit(client.define(), kind="kernel")
+    (refused,) = client.all(Refused)
+    assert (
+        "Only the gateway starts kernels: ask its Jupyter API, at /jupyter, for one."
+        == refused.problem.message
+    )
+
+
 async def test_a_cell_cannot_run_in_a_function_nor_a_call_in_a_session(plane: Plane) -> None:
     client = plane.client()
     client.submit(client.define(), kind="cell")

@@ -122,7 +122,7 @@ RUNNER = ROOT / "runtime" / "runner"
 
 def test_the_runner_imports_only_the_standard_library() -> None:
     """It runs under the image's Python, where nothing of ours is installed and IPython may be missing."""
-    lazily = {"IPython", "cloudpickle", "dill", "tqdm", "traitlets"}
+    lazily = {"IPython", "cloudpickle", "dill", "ipykernel", "tornado", "tqdm", "traitlets", "zmq"}
     modules = sorted(RUNNER.rglob("*.py"))
     assert modules
     foreign = {
