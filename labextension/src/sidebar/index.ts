@@ -1,0 +1,3 @@
+export { skyliftIcon } from './icon';
+export { Sidebar } from './sidebar';
+export type { ISection, ISectionProps } from './section';
