@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent
 SOURCES = ROOT / "labextension"
 BUILT = ROOT / "skylift" / "lab" / "labextension"
 ENABLED = ("etc/jupyter/jupyter_server_config.d", ["skylift/lab/jupyter_server_config.d/skylift.json"])
+FRONT_END = "share/jupyter/labextensions/skylift"
 PARTS = ("src", "style", "schema", "package.json", "package-lock.json", "tsconfig.json")
 LEFT_OUT = "SKYLIFT_WITHOUT_LAB"
 """Set to 1: a wheel without the front end."""
@@ -71,10 +72,10 @@ def run(*command: str) -> None:
 
 def data_files() -> list[tuple[str, list[str]]]:
     """What goes beside the package, by its folder."""
-    found: dict[str, list[str]] = {}
+    found = {FRONT_END: ["labextension/install.json"]}
     for file in sorted(BUILT.rglob("*")):
         if file.is_file():
-            folder = Path("share/jupyter/labextensions/skylift") / file.parent.relative_to(BUILT)
+            folder = Path(FRONT_END) / file.parent.relative_to(BUILT)
             found.setdefault(folder.as_posix(), []).append(str(file.relative_to(ROOT)))
     return [ENABLED, *found.items()]
 
