@@ -22,7 +22,14 @@ from skylift.inside import container_spec
 from skylift.portable_environment import PortableEnvironment, check_portable
 from skylift.preload import worth_importing
 from skylift.waiting import Waiter
-from skylift.wire import FromDebian, FromRegistry, FromScratch, ImageDefinition, ImageSpec
+from skylift.wire import (
+    FromDebian,
+    FromRegistry,
+    FromScratch,
+    ImageDefinition,
+    ImageSpec,
+    definition_keys,
+)
 
 if TYPE_CHECKING:
     from skylift.client import Client
@@ -198,6 +205,14 @@ class Image(ImageSteps, metaclass=_ImageType):
         """Builds the image now, showing the log, and returns it: ``image.build()``. It is built by itself
         before the first call that needs it. Raises `ImageBuildError` naming the step that failed."""
         return Blocking(self._build)
+
+    @property
+    def key(self) -> str:
+        """What the gateway knows a built image by, 64 hex digits: for ``image`` in ``[[kernels]]`` of
+        config.toml. Raises `InvalidError` for the environment, which is not built."""
+        if self._chain is None:
+            raise InvalidError("Image.from_environment() has no key: it is not built, but shown as it is")
+        return definition_keys(self._chain.definition())[-1]
 
     async def _build(self, waiter: Waiter, app: Any = None) -> Image:
         from skylift.results import connected_client

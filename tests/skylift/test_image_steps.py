@@ -307,6 +307,14 @@ def test_force_build_is_for_one_step_and_all_after_it() -> None:
     assert key(base()) != key(Image.debian_slim("3.12", force_build=True))
 
 
+def test_an_images_key() -> None:
+    image = base().pip_install("x")
+    assert key(image) == image.key
+    assert image.key != base().key
+    with pytest.raises(InvalidError, match=r"^Image\.from_environment\(\) has no key"):
+        _ = Image.from_environment().key
+
+
 def test_dockerfile_commands(tmp_path: Path) -> None:
     image = base().dockerfile_commands("RUN a", ["ENV B=c"], context_dir=tmp_path)
     assert image._chain is not None
