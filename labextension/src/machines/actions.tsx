@@ -53,7 +53,7 @@ export function Actions({ actions }: { actions: Action[] }): JSX.Element {
   }, []);
   return (
     <div className="jp-skylift-actions" ref={here}>
-      {actions.map(action => (
+      {actions.map((action) => (
         <button
           key={action.label}
           type="button"
@@ -80,7 +80,7 @@ async function confirmed(confirm: Confirmation): Promise<boolean> {
     title: confirm.title,
     body: confirm.body,
     buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: confirm.accept })],
-    defaultButton: 0
+    defaultButton: 0,
   });
   return answer.button.accept;
 }

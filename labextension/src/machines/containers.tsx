@@ -15,10 +15,10 @@ export function Containers(props: {
   usage: UsageById;
   now: number;
 }): JSX.Element {
-  const up = props.containers?.filter(container => container.state !== 'exited') ?? null;
+  const up = props.containers?.filter((container) => container.state !== 'exited') ?? null;
   return (
     <Group id="containers" title="Containers" count={up && up.length} empty="No container is up.">
-      {up?.map(container => (
+      {up?.map((container) => (
         <Container key={container.container_id} {...props} container={container} />
       ))}
     </Group>
@@ -34,7 +34,7 @@ function Container(props: {
   const { container, gateway, now } = props;
   const name = containerName(container);
   const samples = props.usage.get(container.container_id) ?? [];
-  const hasGpu = samples.some(sample => sample[3] !== null);
+  const hasGpu = samples.some((sample) => sample[3] !== null);
   return (
     <li
       className="jp-skylift-row"
@@ -53,7 +53,12 @@ function Container(props: {
         />
       </div>
       <div className="jp-skylift-row-facts">
-        {[containerState(container, now), container.kept, startPath(container), containerCost(container)]
+        {[
+          containerState(container, now),
+          container.kept,
+          startPath(container),
+          containerCost(container),
+        ]
           .filter(Boolean)
           .join(' · ')}
       </div>
@@ -67,10 +72,10 @@ function Container(props: {
               body: container.session
                 ? 'The container of this session ends. Its variables are gone, and a cell that runs in it fails.'
                 : 'The container ends. What runs in it fails; another one is started where it is needed.',
-              accept: 'Stop'
+              accept: 'Stop',
             },
-            run: () => gateway.delete(`v1/containers/${container.container_id}`)
-          }
+            run: () => gateway.delete(`v1/containers/${container.container_id}`),
+          },
         ]}
       />
     </li>

@@ -15,7 +15,12 @@ export function Group(props: {
   return (
     <section className="jp-skylift-group" data-skylift-group={props.id} aria-label={props.title}>
       <h3 className="jp-skylift-group-title">
-        <button type="button" aria-expanded={open} aria-controls={list} onClick={() => setOpen(!open)}>
+        <button
+          type="button"
+          aria-expanded={open}
+          aria-controls={list}
+          onClick={() => setOpen(!open)}
+        >
           <span className="jp-skylift-group-arrow" aria-hidden="true" />
           <span>{props.title}</span>
           {props.count !== null && <span className="jp-skylift-group-count">{props.count}</span>}

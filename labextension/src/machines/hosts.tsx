@@ -5,12 +5,12 @@ import { gpuText, hostRoom, isolation } from './words';
 
 /** Hosts by where they come from; a group without a host is not shown. */
 export function Hosts({ hosts }: { hosts: HostView[] | null }): JSX.Element {
-  const engines = [...new Set((hosts ?? []).map(host => host.engine))];
-  const groups = engines.filter(engine => engine !== 'local');
+  const engines = [...new Set((hosts ?? []).map((host) => host.engine))];
+  const groups = engines.filter((engine) => engine !== 'local');
   return (
     <>
-      {['local', ...groups].map(engine => {
-        const there = hosts?.filter(host => host.engine === engine) ?? null;
+      {['local', ...groups].map((engine) => {
+        const there = hosts?.filter((host) => host.engine === engine) ?? null;
         return (
           <Group
             key={engine}
@@ -19,7 +19,7 @@ export function Hosts({ hosts }: { hosts: HostView[] | null }): JSX.Element {
             count={there && there.length}
             empty="No machine is connected, so nothing can run. %skylift doctor says why."
           >
-            {there?.map(host => (
+            {there?.map((host) => (
               <Host key={host.host_id || host.hostname} host={host} />
             ))}
           </Group>
@@ -39,13 +39,15 @@ function Host({ host }: { host: HostView }): JSX.Element {
       </div>
       {host.connected && (
         <div className="jp-skylift-row-facts" title={host.kernel && `Linux ${host.kernel}`}>
-          {[hostRoom(host), isolation(host), `${host.containers} containers`].filter(Boolean).join(' · ')}
+          {[hostRoom(host), isolation(host), `${host.containers} containers`]
+            .filter(Boolean)
+            .join(' · ')}
         </div>
       )}
       {host.problem && <p className="jp-skylift-problem">{host.problem}</p>}
       {host.gpus.length > 0 ? (
         <ul className="jp-skylift-gpus" aria-label={`GPUs of ${host.hostname}`}>
-          {host.gpus.map(gpu => (
+          {host.gpus.map((gpu) => (
             <Gpu key={gpu.model} gpu={gpu} />
           ))}
         </ul>
@@ -62,7 +64,9 @@ function Gpu({ gpu }: { gpu: GpuView }): JSX.Element {
       <span className="jp-skylift-gpu-name">{gpu.model}</span>
       {gpu.simulated && <span className="jp-skylift-tag">simulated</span>}
       <span className="jp-skylift-row-facts">{gpuText(gpu)}</span>
-      {gpu.holders.length > 0 && <div className="jp-skylift-row-facts">{gpu.holders.join(', ')}</div>}
+      {gpu.holders.length > 0 && (
+        <div className="jp-skylift-row-facts">{gpu.holders.join(', ')}</div>
+      )}
     </li>
   );
 }

@@ -19,7 +19,7 @@ export function Sessions(props: {
       count={props.sessions && props.sessions.length}
       empty="No session. A %%gpu cell starts one, and its variables live from cell to cell."
     >
-      {props.sessions?.map(session => (
+      {props.sessions?.map((session) => (
         <Session key={session.session_id} {...props} session={session} />
       ))}
     </Group>
@@ -33,12 +33,12 @@ function Session(props: { gateway: Gateway; session: SessionView; now: number })
     sleep: {
       label: 'Sleep',
       name: `Put session ${session.name} to sleep`,
-      run: () => gateway.post(`${route}/sleep`, {})
+      run: () => gateway.post(`${route}/sleep`, {}),
     },
     wake: {
       label: 'Wake',
       name: `Wake session ${session.name}`,
-      run: () => gateway.post(`${route}/wake`, {})
+      run: () => gateway.post(`${route}/wake`, {}),
     },
     end: {
       label: 'End',
@@ -46,10 +46,10 @@ function Session(props: { gateway: Gateway; session: SessionView; now: number })
       confirm: {
         title: `End session ${session.name}?`,
         body: `Its variables are gone${session.running ? ', and the cell that runs in it fails' : ''}.`,
-        accept: 'End session'
+        accept: 'End session',
       },
-      run: () => gateway.delete(route)
-    }
+      run: () => gateway.delete(route),
+    },
   };
   return (
     <li
@@ -71,7 +71,7 @@ function Session(props: { gateway: Gateway; session: SessionView; now: number })
       {session.problem && (
         <p className="jp-skylift-problem">It could not be woken: {session.problem}</p>
       )}
-      <Actions actions={sessionActions(session).map(action => all[action])} />
+      <Actions actions={sessionActions(session).map((action) => all[action])} />
     </li>
   );
 }

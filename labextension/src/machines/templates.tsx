@@ -12,7 +12,7 @@ export function Templates({ templates }: { templates: TemplateView[] | null }): 
       count={templates && templates.length}
       empty="None yet. The first container of a function or session makes one."
     >
-      {templates?.map(template => (
+      {templates?.map((template) => (
         <li
           key={`${template.host_id}-${template.template_id}`}
           className="jp-skylift-row"
@@ -25,7 +25,11 @@ export function Templates({ templates }: { templates: TemplateView[] | null }): 
           <div className="jp-skylift-row-facts">{templateState(template)}</div>
           <div className="jp-skylift-row-facts">{templateSize(template)}</div>
           {template.reason && (
-            <p className={template.state === 'failed' ? 'jp-skylift-problem' : 'jp-skylift-row-facts'}>
+            <p
+              className={
+                template.state === 'failed' ? 'jp-skylift-problem' : 'jp-skylift-row-facts'
+              }
+            >
               {template.reason}
             </p>
           )}

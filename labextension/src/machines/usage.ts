@@ -22,19 +22,21 @@ export function withSamples(usage: UsageById, increments: readonly Increment[]):
     const known = result.get(container_id) ?? [];
     const last = known.length ? known[known.length - 1][0] : -Infinity;
     // After a reconnect the feed begins with what it has told already.
-    const added = samples.filter(sample => sample[0] > last);
+    const added = samples.filter((sample) => sample[0] > last);
     if (added.length > 0) {
       result.delete(container_id);
       result.set(container_id, [...known, ...added].slice(-KEPT));
     }
   }
   const gone = [...result.keys()].slice(0, Math.max(result.size - KEPT_CONTAINERS, 0));
-  gone.forEach(id => result.delete(id));
+  gone.forEach((id) => result.delete(id));
   return result;
 }
 
 /** What a sparkline shows of a container: GPU use (0 to 1) where it has one, else cores in use as part of `cores`. */
 export function line(samples: readonly UsageSample[], cores: number): number[] {
-  const gpu = samples.some(sample => sample[3] !== null);
-  return samples.map(([, cpu, , use]) => (gpu ? (use ?? 0) : Math.min(cpu / Math.max(cores, 1), 1)));
+  const gpu = samples.some((sample) => sample[3] !== null);
+  return samples.map(([, cpu, , use]) =>
+    gpu ? (use ?? 0) : Math.min(cpu / Math.max(cores, 1), 1),
+  );
 }

@@ -45,7 +45,9 @@ export function containerState(container: ContainerView, now: number): string {
   if (container.running.length > 0) {
     return container.running.length === 1 ? 'running' : `running ${container.running.length} calls`;
   }
-  return container.idle_since ? `idle ${duration(Math.max(now - container.idle_since, 0))}` : 'idle';
+  return container.idle_since
+    ? `idle ${duration(Math.max(now - container.idle_since, 0))}`
+    : 'idle';
 }
 
 /** How it started: `"restored in 0.24 s"`. */
@@ -53,13 +55,18 @@ export function startPath(container: ContainerView): string {
   if (container.state === 'starting') {
     return '';
   }
-  const words = { running: '', cold: 'cold start', fork: 'forked in', restore: 'restored in' }[container.path];
+  const words = { running: '', cold: 'cold start', fork: 'forked in', restore: 'restored in' }[
+    container.path
+  ];
   return words ? `${words} ${duration(container.path_seconds)}` : '';
 }
 
 /** Why it started that way, or at all; for the title. */
 export function startReason(container: ContainerView): string {
-  return [container.reason && `Started: ${container.reason}.`, container.path_reason && `${container.path_reason}.`]
+  return [
+    container.reason && `Started: ${container.reason}.`,
+    container.path_reason && `${container.path_reason}.`,
+  ]
     .filter(Boolean)
     .join(' ');
 }
@@ -111,13 +118,20 @@ export function sessionActions(session: SessionView): ('sleep' | 'wake' | 'end')
 
 /** A template's state: `"ready · 3 forks up · one spare"`. */
 export function templateState(template: TemplateView): string {
-  const states = { making: 'being made', ready: 'ready', unforkable: 'restored, not forked', failed: 'failed' };
-  const forks = template.forks ? `${template.forks} ${template.forks === 1 ? 'fork' : 'forks'} up` : '';
+  const states = {
+    making: 'being made',
+    ready: 'ready',
+    unforkable: 'restored, not forked',
+    failed: 'failed',
+  };
+  const forks = template.forks
+    ? `${template.forks} ${template.forks === 1 ? 'fork' : 'forks'} up`
+    : '';
   return [
     states[template.state] ?? template.state,
     forks,
     template.spare ? 'one forked ahead' : '',
-    template.restored ? 'from the store' : ''
+    template.restored ? 'from the store' : '',
   ]
     .filter(Boolean)
     .join(' · ');

@@ -22,7 +22,7 @@ export class FollowedCalls {
 
   constructor(
     private readonly _gateway: Gateway,
-    private readonly _now: () => number = () => Date.now() / 1000
+    private readonly _now: () => number = () => Date.now() / 1000,
   ) {}
 
   /** What was told last, or null. */
@@ -63,7 +63,7 @@ export class FollowedCalls {
           this._listed = false;
           this._asked.clear();
         },
-        frame: frame => {
+        frame: (frame) => {
           if (frame.type !== 'calls') {
             return;
           }
@@ -75,8 +75,8 @@ export class FollowedCalls {
             this._ask(callId);
           }
           this._close();
-        }
-      }
+        },
+      },
     );
   }
 
@@ -89,7 +89,7 @@ export class FollowedCalls {
   }
 
   private _anyRuns(): boolean {
-    return [...this._followers.keys()].some(callId => {
+    return [...this._followers.keys()].some((callId) => {
       const known = this._seen.get(callId);
       return known ? !ENDED.includes(known.row.state) : !this._asked.has(callId);
     });
@@ -116,13 +116,13 @@ export class FollowedCalls {
     }
     this._asked.add(callId);
     this._gateway.get<CallDetail>(`v1/calls/${callId}`).then(
-      detail => {
+      (detail) => {
         this._take(detail.call);
         this._open();
         this._close();
       },
       // The gateway has forgotten it, or is away, and then the list comes again.
-      () => this._close()
+      () => this._close(),
     );
   }
 }

@@ -5,7 +5,11 @@
  * and sessions. JupyterLab puts both together, and what both offer is there once. This one also answers where the magics
  * are not loaded yet, and while the kernel is busy.
  */
-import type { CompletionHandler, ICompletionContext, ICompletionProvider } from '@jupyterlab/completer';
+import type {
+  CompletionHandler,
+  ICompletionContext,
+  ICompletionProvider,
+} from '@jupyterlab/completer';
 import { NotebookPanel } from '@jupyterlab/notebook';
 import { complete } from './completion_words';
 import type { KnownLists } from './known';
@@ -19,13 +23,13 @@ export class MagicCompletion implements ICompletionProvider {
 
   constructor(private readonly _lists: KnownLists) {}
 
-  async isApplicable(context: ICompletionContext): Promise<boolean> {
-    return context.widget instanceof NotebookPanel && atMagic(context);
+  isApplicable(context: ICompletionContext): Promise<boolean> {
+    return Promise.resolve(context.widget instanceof NotebookPanel && atMagic(context));
   }
 
   async fetch(
     request: CompletionHandler.IRequest,
-    context: ICompletionContext
+    context: ICompletionContext,
   ): Promise<CompletionHandler.ICompletionItemsReply> {
     const nothing = { start: request.offset, end: request.offset, items: [] };
     const panel = context.widget as NotebookPanel;
@@ -33,7 +37,10 @@ export class MagicCompletion implements ICompletionProvider {
       return nothing;
     }
     const lists = await this._lists.get();
-    const found = complete(request.text, request.offset, { ...lists, notebook: panel.context?.path ?? '' });
+    const found = complete(request.text, request.offset, {
+      ...lists,
+      notebook: panel.context?.path ?? '',
+    });
     if (!found) {
       return nothing;
     }
@@ -46,8 +53,8 @@ export class MagicCompletion implements ICompletionProvider {
         type: 'magic',
         documentation: word.detail || undefined,
         // They come in an order of their own.
-        sortText: String(index).padStart(3, '0')
-      }))
+        sortText: String(index).padStart(3, '0'),
+      })),
     };
   }
 }

@@ -53,33 +53,33 @@ export function complete(source: string, offset: number, known: Known): Completi
     from += name.length + 1;
     words = values(name, known);
   } else if (typed.startsWith('-')) {
-    words = options(line.words.filter(word => word.start !== from).map(word => word.text));
+    words = options(line.words.filter((word) => word.start !== from).map((word) => word.text));
   } else {
     const named = gpuWords({ ...line, words: earlier });
     if (named.length > 0 && !named[named.length - 1].text.endsWith(',') && !typed.startsWith(',')) {
-      words = options(line.words.filter(word => word.start !== from).map(word => word.text));
+      words = options(line.words.filter((word) => word.start !== from).map((word) => word.text));
     } else {
       from += typed.lastIndexOf(',') + 1;
-      const taken = [...named.map(word => word.text), typed]
+      const taken = [...named.map((word) => word.text), typed]
         .join('')
         .split(',')
         .slice(0, -1)
-        .map(spec => spec.split(':')[0].replace('!', '').toLowerCase());
+        .map((spec) => spec.split(':')[0].replace('!', '').toLowerCase());
       words = gpus(taken, known.hosts);
     }
   }
   const start = source.slice(from, offset).toLowerCase();
-  words = words.filter(word => word.text.toLowerCase().startsWith(start));
+  words = words.filter((word) => word.text.toLowerCase().startsWith(start));
   return { start: from, end: offset, words };
 }
 
 function gpus(taken: string[], hosts: readonly HostView[] | null): Offered[] {
-  const there = new Map((hosts ? gpuChoices(hosts) : []).map(choice => [choice.gpu, choice]));
+  const there = new Map((hosts ? gpuChoices(hosts) : []).map((choice) => [choice.gpu, choice]));
   // Those that are there first.
   const names = [...new Set([...there.keys(), ...GPU_NAMES])].filter(
-    name => !taken.includes(name.toLowerCase()) && !(taken.length > 0 && name === 'cpu')
+    (name) => !taken.includes(name.toLowerCase()) && !(taken.length > 0 && name === 'cpu'),
   );
-  return names.map(text => ({ text, detail: hosts ? about(there.get(text), text) : '' }));
+  return names.map((text) => ({ text, detail: hosts ? about(there.get(text), text) : '' }));
 }
 
 function about(choice: GpuChoice | undefined, name: string): string {
@@ -88,39 +88,43 @@ function about(choice: GpuChoice | undefined, name: string): string {
   }
   const simulated = choice.simulated ? 'simulated' : '';
   const what = choice.gpu === 'any' ? label(choice) : '';
-  return [what, availabilityText(choice, 1), priceText(choice, 1), simulated].filter(Boolean).join(' · ');
+  return [what, availabilityText(choice, 1), priceText(choice, 1), simulated]
+    .filter(Boolean)
+    .join(' · ');
 }
 
 function options(used: string[]): Offered[] {
-  const names = new Set(used.map(word => word.split('=', 1)[0]));
-  return OPTIONS.filter(option => option.repeatable || !names.has(option.name)).map(option => ({
+  const names = new Set(used.map((word) => word.split('=', 1)[0]));
+  return OPTIONS.filter((option) => option.repeatable || !names.has(option.name)).map((option) => ({
     text: option.name,
-    detail: option.help
+    detail: option.help,
   }));
 }
 
 function values(option: string, known: Known): Offered[] {
   if (option === '--name') {
-    return sessionsOf(known).map(session => ({
+    return sessionsOf(known).map((session) => ({
       text: session.name,
-      detail: [session.gpu || 'cpu', session.state].join(' · ')
+      detail: [session.gpu || 'cpu', session.state].join(' · '),
     }));
   }
   if (option === '--volume') {
-    return (known.volumes ?? []).map(name => ({ text: `${name}:/${name}`, detail: 'volume' }));
+    return (known.volumes ?? []).map((name) => ({ text: `${name}:/${name}`, detail: 'volume' }));
   }
   if (option === '--idle-policy') {
-    return IDLE_POLICIES.map(text => ({ text, detail: '' }));
+    return IDLE_POLICIES.map((text) => ({ text, detail: '' }));
   }
   if (option === '--timeout' || option === '--idle') {
-    return DURATIONS.map(text => ({ text, detail: '' }));
+    return DURATIONS.map((text) => ({ text, detail: '' }));
   }
   return [];
 }
 
 /** The sessions of the notebook; a name means something in one notebook alone. */
 function sessionsOf(known: Known): SessionView[] {
-  return (known.sessions ?? []).filter(session => session.name && sameNotebook(session.notebook, known.notebook));
+  return (known.sessions ?? []).filter(
+    (session) => session.name && sameNotebook(session.notebook, known.notebook),
+  );
 }
 
 /** The gateway has the absolute path, the page the one below the server's root. */

@@ -30,38 +30,39 @@ export type Availability = 'free' | 'in use' | 'not there' | 'unknown';
 
 /** What connected machines have, large GPUs first, then `any` where there are several models, and `cpu`. */
 export function gpuChoices(hosts: readonly HostView[]): GpuChoice[] {
-  const connected = hosts.filter(host => host.connected);
+  const connected = hosts.filter((host) => host.connected);
   const byModel = new Map<string, [HostView, GpuView][]>();
   for (const host of connected) {
     for (const gpu of host.gpus) {
       byModel.set(gpu.model, [...(byModel.get(gpu.model) ?? []), [host, gpu]]);
     }
   }
-  const order = (model: string) => (GPU_NAMES.includes(model) ? GPU_NAMES.indexOf(model) : GPU_NAMES.length);
+  const order = (model: string) =>
+    GPU_NAMES.includes(model) ? GPU_NAMES.indexOf(model) : GPU_NAMES.length;
   const models = [...byModel.keys()].sort((a, b) => order(a) - order(b) || a.localeCompare(b));
-  const choices = models.map(model => fromGpus(model, byModel.get(model)!));
+  const choices = models.map((model) => fromGpus(model, byModel.get(model)!));
   if (models.length > 1) {
     choices.push(fromGpus('any', [...byModel.values()].flat()));
   }
-  const free = connected.map(host => Math.max(host.cpus - host.cpus_reserved, 0));
+  const free = connected.map((host) => Math.max(host.cpus - host.cpus_reserved, 0));
   choices.push({
     known: true,
     gpu: 'cpu',
-    total: sum(connected.map(host => host.cpus)),
+    total: sum(connected.map((host) => host.cpus)),
     free: sum(free),
     freeByHost: free,
     most: 1,
     prices: [0, 0],
     simulated: false,
     memory: 0,
-    holders: []
+    holders: [],
   });
   return choices;
 }
 
 /** What can be asked for where the gateway does not tell what there is. */
 export function unknownChoices(): GpuChoice[] {
-  return GPU_NAMES.map(gpu => ({
+  return GPU_NAMES.map((gpu) => ({
     known: false,
     gpu,
     total: 0,
@@ -71,16 +72,17 @@ export function unknownChoices(): GpuChoice[] {
     prices: [0, 0],
     simulated: false,
     memory: 0,
-    holders: []
+    holders: [],
   }));
 }
 
 /** Those that have every word of `text` in their name or in what is said of them. */
 export function matching(choices: readonly GpuChoice[], text: string): GpuChoice[] {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  return choices.filter(choice => {
-    const about = `${choice.gpu} ${label(choice)} ${choice.known ? availability(choice, 1) : ''}`.toLowerCase();
-    return words.every(word => about.includes(word));
+  return choices.filter((choice) => {
+    const about =
+      `${choice.gpu} ${label(choice)} ${choice.known ? availability(choice, 1) : ''}`.toLowerCase();
+    return words.every((word) => about.includes(word));
   });
 }
 
@@ -100,7 +102,7 @@ export function availability(choice: GpuChoice, count: number): Availability {
   if (choice.most < count) {
     return 'not there';
   }
-  return choice.freeByHost.some(free => free >= count) ? 'free' : 'in use';
+  return choice.freeByHost.some((free) => free >= count) ? 'free' : 'in use';
 }
 
 /** The same in words: `"2 of 4 free"`, `"both in use: session train (1)"`. */
@@ -109,11 +111,15 @@ export function availabilityText(choice: GpuChoice, count: number): string {
     return '';
   }
   if (choice.gpu === 'cpu') {
-    return choice.total ? `${cores(choice.free)} of ${cores(choice.total)} cores free` : 'no machine is connected';
+    return choice.total
+      ? `${cores(choice.free)} of ${cores(choice.total)} cores free`
+      : 'no machine is connected';
   }
   const there = availability(choice, count);
   if (there === 'not there') {
-    return choice.most ? `no machine has ${count}; the most is ${choice.most}` : 'no machine has it';
+    return choice.most
+      ? `no machine has ${count}; the most is ${choice.most}`
+      : 'no machine has it';
   }
   const held = choice.holders.length ? `: ${choice.holders.join(', ')}` : '';
   if (choice.free === 0) {
@@ -125,7 +131,7 @@ export function availabilityText(choice: GpuChoice, count: number): string {
 
 /** `"$2.62/h"` for `count` of them, a range where machines differ, "" where no price is known. */
 export function priceText(choice: GpuChoice, count: number): string {
-  const [low, high] = choice.prices.map(price => price * count);
+  const [low, high] = choice.prices.map((price) => price * count);
   if (high <= 0) {
     return '';
   }
@@ -139,31 +145,31 @@ export function greatestCount(choice: GpuChoice | undefined): number {
 
 /** Where the picker begins: what the cell asks for now, else what is free. */
 export function startingChoice(choices: readonly GpuChoice[], now: Choice | null): number {
-  const same = choices.findIndex(choice => choice.gpu.toLowerCase() === now?.gpu.toLowerCase());
+  const same = choices.findIndex((choice) => choice.gpu.toLowerCase() === now?.gpu.toLowerCase());
   if (same >= 0) {
     return same;
   }
   return Math.max(
-    choices.findIndex(choice => availability(choice, 1) === 'free'),
-    0
+    choices.findIndex((choice) => availability(choice, 1) === 'free'),
+    0,
   );
 }
 
 function fromGpus(gpu: string, found: [HostView, GpuView][]): GpuChoice {
   const gpus = found.map(([, view]) => view);
-  const prices = gpus.map(view => view.price);
-  const memory = new Set(gpus.map(view => view.memory));
+  const prices = gpus.map((view) => view.price);
+  const memory = new Set(gpus.map((view) => view.memory));
   return {
     known: true,
     gpu,
-    total: sum(gpus.map(view => view.count)),
-    free: sum(gpus.map(view => Math.max(view.count - view.in_use, 0))),
-    freeByHost: gpus.map(view => Math.max(view.count - view.in_use, 0)),
-    most: Math.max(...gpus.map(view => view.count)),
+    total: sum(gpus.map((view) => view.count)),
+    free: sum(gpus.map((view) => Math.max(view.count - view.in_use, 0))),
+    freeByHost: gpus.map((view) => Math.max(view.count - view.in_use, 0)),
+    most: Math.max(...gpus.map((view) => view.count)),
     prices: [Math.min(...prices), Math.max(...prices)],
-    simulated: gpus.every(view => view.simulated),
+    simulated: gpus.every((view) => view.simulated),
     memory: memory.size === 1 ? gpus[0].memory : 0,
-    holders: gpus.flatMap(view => view.holders)
+    holders: gpus.flatMap((view) => view.holders),
   };
 }
 

@@ -9,5 +9,5 @@ export const runOnIcon = new LabIcon({
     <path d="M9.5 6.5v-3M14.5 6.5v-3M9.5 20.5v-3M14.5 20.5v-3M6.5 9.5h-3M6.5 14.5h-3M20.5 9.5h-3M20.5 14.5h-3"/>
   </g>
   <path class="jp-icon3" fill="#616161" d="M10.3 9.200v5.600l4.600-2.800z"/>
-</svg>`
+</svg>`,
 });

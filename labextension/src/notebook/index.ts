@@ -20,12 +20,21 @@ const notebook: JupyterFrontEndPlugin<void> = {
   autoStart: true,
   requires: [ISkylift, INotebookTracker],
   optional: [ICommandPalette],
-  activate: (app: JupyterFrontEnd, skylift: ISkylift, notebooks: INotebookTracker, palette: ICommandPalette | null) => {
+  activate: (
+    app: JupyterFrontEnd,
+    skylift: ISkylift,
+    notebooks: INotebookTracker,
+    palette: ICommandPalette | null,
+  ) => {
     addCommands(app.commands, notebooks, skylift.gateway);
     for (const command of [CommandIDs.runOn, CommandIDs.runHere]) {
-      palette?.addItem({ command, category: 'Notebook Cell Operations', args: { isPalette: true } });
+      palette?.addItem({
+        command,
+        category: 'Notebook Cell Operations',
+        args: { isPalette: true },
+      });
     }
-  }
+  },
 };
 
 const completion: JupyterFrontEndPlugin<void> = {
@@ -35,7 +44,7 @@ const completion: JupyterFrontEndPlugin<void> = {
   requires: [ISkylift, ICompletionProviderManager],
   activate: (_app: JupyterFrontEnd, skylift: ISkylift, completions: ICompletionProviderManager) => {
     completions.registerProvider(new MagicCompletion(new KnownLists(skylift.gateway)));
-  }
+  },
 };
 
 const status: JupyterFrontEndPlugin<void> = {
@@ -48,10 +57,10 @@ const status: JupyterFrontEndPlugin<void> = {
       statusLineFactory({
         gateway: skylift.gateway,
         calls: new FollowedCalls(skylift.gateway),
-        openRun: callId => skylift.openRun(callId)
-      })
+        openRun: (callId) => skylift.openRun(callId),
+      }),
     );
-  }
+  },
 };
 
 export const notebookPlugins: JupyterFrontEndPlugin<void>[] = [notebook, completion, status];

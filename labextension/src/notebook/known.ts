@@ -31,42 +31,51 @@ export class KnownLists {
       this._open();
     }
     if (this._gateway.live.state === 'connected') {
-      await Promise.race([this._complete, new Promise(done => window.setTimeout(done, PATIENCE))]);
+      await Promise.race([
+        this._complete,
+        new Promise((done) => window.setTimeout(done, PATIENCE)),
+      ]);
     }
     return this._lists;
   }
 
   private _open(): void {
     this._complete = Promise.all([
-      this._watch('hosts', rows => (this._lists = { ...this._lists, hosts: rows as HostView[] })),
-      this._watch('sessions', rows => (this._lists = { ...this._lists, sessions: rows as SessionView[] })),
-      this._watch('volumes', rows => {
-        this._lists = { ...this._lists, volumes: (rows as { name: string }[]).map(row => row.name) };
-      })
+      this._watch('hosts', (rows) => (this._lists = { ...this._lists, hosts: rows as HostView[] })),
+      this._watch(
+        'sessions',
+        (rows) => (this._lists = { ...this._lists, sessions: rows as SessionView[] }),
+      ),
+      this._watch('volumes', (rows) => {
+        this._lists = {
+          ...this._lists,
+          volumes: (rows as { name: string }[]).map((row) => row.name),
+        };
+      }),
     ]).then(() => undefined);
   }
 
   private _watch(topic: ListTopic, take: (rows: unknown[]) => void): Promise<void> {
-    return new Promise(come => {
+    return new Promise((come) => {
       this._watches.push(
         this._gateway.live.watch(
           { topic },
           {
-            frame: frame => {
+            frame: (frame) => {
               if (frame.type === 'list') {
                 take(frame.rows);
                 come();
               }
             },
-            error: () => come()
-          }
-        )
+            error: () => come(),
+          },
+        ),
       );
     });
   }
 
   private _close(): void {
-    this._watches.forEach(watch => watch.dispose());
+    this._watches.forEach((watch) => watch.dispose());
     this._watches = [];
     this._lists = { hosts: null, sessions: null, volumes: null };
   }

@@ -61,7 +61,7 @@ export function findMagicLine(source: string): MagicLine | null {
 /** What the line asks for, as it is written, such as `"H100:2,L4"`; "" where it names none. */
 export function gpuOf(line: MagicLine): string {
   return gpuWords(line)
-    .map(word => word.text)
+    .map((word) => word.text)
     .join('')
     .replace(/\s+/g, '');
 }
@@ -113,7 +113,7 @@ export function splitWords(text: string, offset = 0): Word[] {
   const words: Word[] = [];
   const pattern = /(?:\\.|"(?:\\.|[^"\\])*(?:"|$)|'[^']*(?:'|$)|[^\s"'\\]|\\$)+/g;
   for (const match of text.matchAll(pattern)) {
-    const start = offset + match.index!;
+    const start = offset + match.index;
     words.push({ text: unquoted(match[0]), start, end: start + match[0].length });
   }
   return words;
@@ -142,7 +142,9 @@ function sameModelExact(line: MagicLine, choice: Choice): boolean {
 }
 
 function unquoted(text: string): string {
-  return text.replace(/\\(.)|"((?:\\.|[^"\\])*)"?|'([^']*)'?/g, (_, escaped, double, single) =>
-    escaped !== undefined ? escaped : double !== undefined ? double.replace(/\\(["\\])/g, '$1') : single
+  return text.replace(
+    /\\(.)|"((?:\\.|[^"\\])*)"?|'([^']*)'?/g,
+    (_, escaped?: string, double?: string, single?: string) =>
+      escaped ?? double?.replace(/\\(["\\])/g, '$1') ?? single ?? '',
   );
 }

@@ -15,55 +15,55 @@ export const OPTIONS: readonly MagicOption[] = [
   {
     name: '--memory',
     value: 'SIZE',
-    help: 'memory that it has, and no more: 32 or 32G are GiB, 512M are MiB'
+    help: 'memory that it has, and no more: 32 or 32G are GiB, 512M are MiB',
   },
   {
     name: '--timeout',
     value: 'TIME',
-    help: 'ends the cell after this long: 90s, 5m, 2h (default 24h)'
+    help: 'ends the cell after this long: 90s, 5m, 2h (default 24h)',
   },
   {
     name: '--idle',
     value: 'TIME',
-    help: 'keeps the session this long when nothing runs (default 10m)'
+    help: 'keeps the session this long when nothing runs (default 10m)',
   },
   {
     name: '--idle-policy',
     value: 'POLICY',
-    help: 'then: sleep (kept where it cannot), sleep-or-stop, stop, keep (default sleep)'
+    help: 'then: sleep (kept where it cannot), sleep-or-stop, stop, keep (default sleep)',
   },
   {
     name: '--name',
     value: 'NAME',
-    help: 'names the session; cells with the same name share their variables'
+    help: 'names the session; cells with the same name share their variables',
   },
   {
     name: '--image',
     value: 'VARIABLE',
-    help: 'a variable that holds an Image (default: this environment)'
+    help: 'a variable that holds an Image (default: this environment)',
   },
   {
     name: '--env',
     value: 'NAME=VALUE',
     help: 'an environment variable; may be given more than once',
-    repeatable: true
+    repeatable: true,
   },
   {
     name: '--volume',
     value: 'NAME:/PATH[:ro]',
     help: 'a volume, made where there is none; ro: only to be read',
-    repeatable: true
+    repeatable: true,
   },
   {
     name: '--detach',
     value: '',
-    help: 'runs on without the notebook; %gpu attach ID streams it back'
+    help: 'runs on without the notebook; %gpu attach ID streams it back',
   },
   {
     name: '--dry-run',
     value: '',
-    help: 'says what it would run on and cost, where, and what else there is; runs nothing'
-  }
+    help: 'says what it would run on and cost, where, and what else there is; runs nothing',
+  },
 ];
 
 /** What may stand where `%%gpu` wants a GPU, large ones first. */
@@ -78,7 +78,7 @@ export const GPU_NAMES: readonly string[] = [
   'L4',
   'T4',
   'any',
-  'cpu'
+  'cpu',
 ];
 
 export const IDLE_POLICIES: readonly string[] = ['sleep', 'sleep-or-stop', 'stop', 'keep'];
@@ -86,7 +86,7 @@ export const IDLE_POLICIES: readonly string[] = ['sleep', 'sleep-or-stop', 'stop
 /** Most GPUs of one container: they are in one machine. */
 export const MAX_COUNT = 16;
 
-const WITH_VALUE = new Set(OPTIONS.filter(option => option.value).map(option => option.name));
+const WITH_VALUE = new Set(OPTIONS.filter((option) => option.value).map((option) => option.name));
 // Not built yet, and a value follows them all the same.
 const LATER = new Set(['--cloud', '--region', '--zone', '--secret', '--max-cost']);
 

@@ -13,7 +13,7 @@ import {
   matching,
   priceText,
   startingChoice,
-  unknownChoices
+  unknownChoices,
 } from './gpu_choices';
 import type { Choice } from './magic_line';
 
@@ -33,7 +33,7 @@ export function Picker(props: {
   currentText: string;
   /** Whether to offer to load the magics. */
   offersLoad: boolean;
-  picked(picked: Picked | null): void;
+  picked: (picked: Picked | null) => void;
 }): JSX.Element {
   const { gateway, current, picked } = props;
   const hosts = useList<HostView>(gateway, 'hosts');
@@ -48,7 +48,7 @@ export function Picker(props: {
   const known = link.state === 'connected' && hosts.rows !== null;
   const choices = useMemo(
     () => (known && hosts.rows ? gpuChoices(hosts.rows) : unknownChoices()),
-    [known, hosts.rows]
+    [known, hosts.rows],
   );
   const shown = useMemo(() => {
     const fitting: (GpuChoice | 'here')[] = matching(choices, filter);
@@ -71,8 +71,8 @@ export function Picker(props: {
         ? null
         : {
             choice: selected === 'here' ? 'here' : { gpu: selected.gpu, count: wanted },
-            load: load && selected !== 'here'
-          }
+            load: load && selected !== 'here',
+          },
     );
   }, [picked, selected, wanted, load]);
   useEffect(() => {
@@ -84,7 +84,7 @@ export function Picker(props: {
       ArrowDown: active + 1,
       ArrowUp: active - 1,
       PageDown: active + 5,
-      PageUp: active - 5
+      PageUp: active - 5,
     }[event.key];
     if (to === undefined || shown.length === 0) {
       return;
@@ -107,10 +107,16 @@ export function Picker(props: {
         placeholder="Filter"
         spellCheck={false}
         value={filter}
-        onChange={event => setFilter(event.target.value)}
+        onChange={(event) => setFilter(event.target.value)}
         onKeyDown={move}
       />
-      <ul id={`${id}-list`} ref={list} role="listbox" aria-label="GPUs" className="jp-skylift-picker-list">
+      <ul
+        id={`${id}-list`}
+        ref={list}
+        role="listbox"
+        aria-label="GPUs"
+        className="jp-skylift-picker-list"
+      >
         {shown.map((choice, index) => (
           <li
             key={names[index]}
@@ -119,13 +125,15 @@ export function Picker(props: {
             aria-selected={index === active}
             data-gpu={names[index]}
             data-availability={choice === 'here' ? 'free' : availability(choice, 1)}
-            onMouseDown={event => event.preventDefault()}
+            onMouseDown={(event) => event.preventDefault()}
             onClick={() => setChosen(names[index])}
           >
             {choice === 'here' ? (
               <>
                 <span className="jp-skylift-picker-name">Here</span>
-                <span className="jp-skylift-picker-there">in the notebook’s own kernel, without %%gpu</span>
+                <span className="jp-skylift-picker-there">
+                  in the notebook’s own kernel, without %%gpu
+                </span>
               </>
             ) : (
               <Offer choice={choice} count={index === active ? wanted : 1} />
@@ -147,7 +155,7 @@ export function Picker(props: {
             max={most}
             value={counted ? wanted : 1}
             disabled={!counted}
-            onChange={event => setCount(event.target.valueAsNumber || 1)}
+            onChange={(event) => setCount(event.target.valueAsNumber || 1)}
           />
         </label>
         {props.currentText.includes(',') && selected !== 'here' && (
@@ -156,7 +164,11 @@ export function Picker(props: {
       </div>
       {props.offersLoad && selected !== 'here' && (
         <label className="jp-skylift-picker-load">
-          <input type="checkbox" checked={load} onChange={event => setLoad(event.target.checked)} />
+          <input
+            type="checkbox"
+            checked={load}
+            onChange={(event) => setLoad(event.target.checked)}
+          />
           <span>
             Put <code>%load_ext skylift</code> at the top, since no cell of this notebook has it
           </span>
@@ -172,7 +184,9 @@ function Offer({ choice, count }: { choice: GpuChoice; count: number }): JSX.Ele
       <span className="jp-skylift-picker-name">{label(choice)}</span>
       {choice.simulated && <span className="jp-skylift-tag">simulated</span>}
       <span className="jp-skylift-picker-there">{availabilityText(choice, count)}</span>
-      <span className="jp-skylift-picker-memory">{choice.memory > 0 ? bytes(choice.memory) : ''}</span>
+      <span className="jp-skylift-picker-memory">
+        {choice.memory > 0 ? bytes(choice.memory) : ''}
+      </span>
       <span className="jp-skylift-picker-price">{priceText(choice, count)}</span>
     </>
   );
@@ -182,7 +196,12 @@ function nameOf(choice: GpuChoice | 'here'): string {
   return choice === 'here' ? 'here' : choice.gpu;
 }
 
-function message(link: { state: string; problem: string }, known: boolean, shown: number, filter: string): string {
+function message(
+  link: { state: string; problem: string },
+  known: boolean,
+  shown: number,
+  filter: string,
+): string {
   if (shown === 0) {
     return `There is no “${filter.trim()}” here.`;
   }

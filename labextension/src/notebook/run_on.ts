@@ -12,45 +12,55 @@ import { choiceOf, findMagicLine, gpuOf, withGpu, withoutGpu } from './magic_lin
 import type { Picked } from './picker';
 import { Picker } from './picker';
 
-export namespace CommandIDs {
+export const CommandIDs = {
   /** Picks what the active cell runs on. With `gpu` (and `count`) there is no question. */
-  export const runOn = 'skylift:run-on';
+  runOn: 'skylift:run-on',
   /** Takes the `%%gpu` line of the active cell away. */
-  export const runHere = 'skylift:run-here';
-}
+  runHere: 'skylift:run-here',
+} as const;
 
 const LOAD = '%load_ext skylift';
 const LOADS = /^[ \t]*%(?:load_ext|reload_ext)[ \t]+skylift\b/m;
 
 /** Adds both commands. */
-export function addCommands(commands: CommandRegistry, notebooks: INotebookTracker, gateway: Gateway): void {
+export function addCommands(
+  commands: CommandRegistry,
+  notebooks: INotebookTracker,
+  gateway: Gateway,
+): void {
   const active = () => activeCell(notebooks);
   commands.addCommand(CommandIDs.runOn, {
-    label: args => (args['toolbar'] ? '' : 'Run on…'),
+    label: (args) => (args['toolbar'] ? '' : 'Run on…'),
     caption: 'Choose the GPU that this cell runs on (%%gpu)',
-    icon: args => (args['toolbar'] || args['isPalette'] !== true ? runOnIcon : undefined),
+    icon: (args) => (args['toolbar'] || args['isPalette'] !== true ? runOnIcon : undefined),
     isEnabled: () => active() !== null,
     describedBy: {
       args: {
         type: 'object',
         properties: {
-          gpu: { type: 'string', description: 'What is put into the %%gpu line, such as H100 or cpu' },
-          count: { type: 'integer', minimum: 1, description: 'How many GPUs' }
-        }
-      }
+          gpu: {
+            type: 'string',
+            description: 'What is put into the %%gpu line, such as H100 or cpu',
+          },
+          count: { type: 'integer', minimum: 1, description: 'How many GPUs' },
+        },
+      },
     },
-    execute: async args => {
+    execute: async (args) => {
       const cell = active();
       const panel = notebooks.currentWidget;
       if (!cell || !panel) {
         return;
       }
       if (typeof args['gpu'] === 'string') {
-        apply(panel, cell, { choice: { gpu: args['gpu'], count: Number(args['count'] ?? 1) }, load: false });
+        apply(panel, cell, {
+          choice: { gpu: args['gpu'], count: Number(args['count'] ?? 1) },
+          load: false,
+        });
         return;
       }
       await choose(panel, cell, gateway);
-    }
+    },
   });
   commands.addCommand(CommandIDs.runHere, {
     label: 'Run here (remove %%gpu)',
@@ -66,7 +76,7 @@ export function addCommands(commands: CommandRegistry, notebooks: INotebookTrack
       if (cell && panel) {
         apply(panel, cell, { choice: 'here', load: false });
       }
-    }
+    },
   });
   const changed = () => {
     commands.notifyCommandChanged(CommandIDs.runOn);
@@ -96,17 +106,21 @@ async function choose(panel: NotebookPanel, cell: ICodeCellModel, gateway: Gatew
       offersLoad: !loadsSkylift(panel),
       picked: (now: Picked | null) => {
         picked = now;
-      }
-    })
+      },
+    }),
   );
   const put = Dialog.okButton({ label: 'Put into cell', ariaLabel: 'Put into cell' });
-  const run = Dialog.okButton({ label: 'Put and run', ariaLabel: 'Put into cell and run it', className: 'jp-skylift-run' });
+  const run = Dialog.okButton({
+    label: 'Put and run',
+    ariaLabel: 'Put into cell and run it',
+    className: 'jp-skylift-run',
+  });
   const dialog = new Dialog<unknown>({
     title: 'Run on…',
     body,
     buttons: [Dialog.cancelButton(), run, put],
     defaultButton: 2,
-    focusNodeSelector: '.jp-skylift-picker-filter'
+    focusNodeSelector: '.jp-skylift-picker-filter',
   });
   const { button } = await dialog.launch();
   const result = picked as Picked | null;
@@ -118,11 +132,16 @@ async function choose(panel: NotebookPanel, cell: ICodeCellModel, gateway: Gatew
     panel.content.activate();
     return;
   }
-  const widgets = panel.content.widgets.filter(widget => [loading, cell.id].includes(widget.model.id));
+  const widgets = panel.content.widgets.filter((widget) =>
+    [loading, cell.id].includes(widget.model.id),
+  );
   try {
     await NotebookActions.runCells(panel.content, widgets, panel.sessionContext);
   } catch (error) {
-    await showErrorMessage('The cell was not run', error instanceof Error ? error.message : String(error));
+    await showErrorMessage(
+      'The cell was not run',
+      error instanceof Error ? error.message : String(error),
+    );
   }
 }
 
@@ -142,7 +161,7 @@ function apply(panel: NotebookPanel, cell: ICodeCellModel, picked: Picked): stri
   const added = panel.content.model?.sharedModel.insertCell(0, {
     cell_type: 'code',
     source: LOAD,
-    metadata: { trusted: true }
+    metadata: { trusted: true },
   });
   return added?.getId() ?? '';
 }
@@ -164,5 +183,5 @@ export function difference(from: string, to: string): [start: number, end: numbe
 }
 
 function loadsSkylift(panel: NotebookPanel): boolean {
-  return panel.content.widgets.some(widget => LOADS.test(widget.model.sharedModel.source));
+  return panel.content.widgets.some((widget) => LOADS.test(widget.model.sharedModel.source));
 }

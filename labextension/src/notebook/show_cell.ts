@@ -15,7 +15,7 @@ const SHOWN_FOR = 1500;
 export async function showCell(
   app: JupyterFrontEnd,
   notebooks: INotebookTracker | null,
-  call: Pick<CallRow, 'notebook' | 'cell'>
+  call: Pick<CallRow, 'notebook' | 'cell'>,
 ): Promise<string> {
   if (!call.cell) {
     return 'This run was not started by a cell.';
@@ -24,10 +24,10 @@ export async function showCell(
     return 'There is no notebook here to show it in.';
   }
   const open: NotebookPanel[] = [];
-  notebooks.forEach(panel => open.push(panel));
+  notebooks.forEach((panel) => open.push(panel));
   const paths = pathsOf(call.notebook, PageConfig.getOption('serverRoot'));
   // The id of a cell is its own; "In[3]" is known in its notebook alone.
-  const [ofNotebook, others] = split(open, panel => paths.includes(panel.context.path));
+  const [ofNotebook, others] = split(open, (panel) => paths.includes(panel.context.path));
   for (const panel of [...ofNotebook, ...(isNumbered(call.cell) ? [] : others)]) {
     if (await showIn(app, panel, call.cell)) {
       return '';
@@ -40,7 +40,9 @@ export async function showCell(
   if (!panel) {
     return `Its notebook, ${call.notebook}, is not to be found here. It may have been moved or renamed.`;
   }
-  return (await showIn(app, panel, call.cell)) ? '' : `${panel.context.path} has this cell no more.`;
+  return (await showIn(app, panel, call.cell))
+    ? ''
+    : `${panel.context.path} has this cell no more.`;
 }
 
 /** The position of a cell by its id, or by the number of its run (`"In[3]"`); -1 where there is none. */
@@ -84,7 +86,10 @@ async function openFirst(app: JupyterFrontEnd, paths: string[]): Promise<Noteboo
     } catch {
       continue;
     }
-    const widget: unknown = await app.commands.execute('docmanager:open', { path, factory: 'Notebook' });
+    const widget: unknown = await app.commands.execute('docmanager:open', {
+      path,
+      factory: 'Notebook',
+    });
     return (widget as NotebookPanel | undefined) ?? null;
   }
   return null;
@@ -95,5 +100,5 @@ function isNumbered(cell: string): boolean {
 }
 
 function split<T>(values: T[], first: (value: T) => boolean): [T[], T[]] {
-  return [values.filter(first), values.filter(value => !first(value))];
+  return [values.filter(first), values.filter((value) => !first(value))];
 }

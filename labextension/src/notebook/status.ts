@@ -46,7 +46,7 @@ const WORDS: Record<Phase, string> = {
   cancelled: 'cancelled after',
   timeout: 'timed out after',
   interrupted: 'interrupted after',
-  detached: 'runs on without the notebook'
+  detached: 'runs on without the notebook',
 };
 
 /** Whether the kernel has told how the cell ended. */
@@ -74,7 +74,7 @@ export function readStatus(value: unknown): StatusData | null {
     use: text(data.use),
     price: figure(data.price),
     cost: figure(data.cost),
-    note: text(data.note)
+    note: text(data.note),
   };
 }
 
@@ -82,26 +82,44 @@ export function readStatus(value: unknown): StatusData | null {
  * The line as it is `now` (Unix time). `shown` is when the kernel gave it. Without a call to go by it stays as the kernel
  * left it: nobody knows whether the cell still runs.
  */
-export function carriedOn(data: StatusData, shown: number, call: SeenCall | null, now: number): StatusData {
+export function carriedOn(
+  data: StatusData,
+  shown: number,
+  call: SeenCall | null,
+  now: number,
+): StatusData {
   if (!call || isOver(data.phase)) {
     return data;
   }
   const { row, seen } = call;
   const price = row.price || data.price;
   if (row.state === 'queued') {
-    const seconds = data.phase === 'queued' ? data.seconds + since(shown, now) : since(row.queued, now);
+    const seconds =
+      data.phase === 'queued' ? data.seconds + since(shown, now) : since(row.queued, now);
     return { ...data, phase: 'queued', seconds, detail: row.detail || data.detail };
   }
-  const where = data.phase === 'running' || !row.gpu ? data.where : [row.gpu, ...data.where.slice(1)];
+  const where =
+    data.phase === 'running' || !row.gpu ? data.where : [row.gpu, ...data.where.slice(1)];
   if (row.state === 'running') {
     // The kernel's count does not depend on whether this machine's clock is the gateway's.
-    const seconds = data.phase === 'running' ? data.seconds + since(shown, now) : since(row.started, now);
+    const seconds =
+      data.phase === 'running' ? data.seconds + since(shown, now) : since(row.started, now);
     const cost = Math.max(row.cost + (price / 3600) * since(seen, now), data.cost);
     return { ...data, where, phase: 'running', seconds, detail: '', price, cost };
   }
   const seconds = row.started ? Math.max(row.ended - row.started, 0) : 0;
   const note = data.phase === 'detached' ? data.note : '';
-  return { ...data, where, phase: row.state, seconds, detail: '', use: '', price, cost: row.cost, note };
+  return {
+    ...data,
+    where,
+    phase: row.state,
+    seconds,
+    detail: '',
+    use: '',
+    price,
+    cost: row.cost,
+    note,
+  };
 }
 
 /** What the cell does: `"running 12 s"`. */
@@ -111,18 +129,24 @@ export function phaseText(data: StatusData): string {
     const waited = data.seconds >= 1 ? `${words} ${duration(data.seconds)}` : words;
     return data.detail ? `${waited}: ${data.detail}` : waited;
   }
-  return data.phase === 'sending' || data.phase === 'detached' ? words : `${words} ${duration(data.seconds)}`;
+  return data.phase === 'sending' || data.phase === 'detached'
+    ? words
+    : `${words} ${duration(data.seconds)}`;
 }
 
 /** The parts of the line after the first, which is what it runs on. */
 export function parts(data: StatusData): string[] {
   const cost = data.phase === 'sending' || data.phase === 'queued' || data.phase === 'detached';
-  return [...data.where.slice(1), phaseText(data), data.use, cost ? '' : dollars(data.cost)].filter(Boolean);
+  return [...data.where.slice(1), phaseText(data), data.use, cost ? '' : dollars(data.cost)].filter(
+    Boolean,
+  );
 }
 
 /** What a screen reader says when it changes: the line without its figures. */
 export function spokenText(data: StatusData): string {
-  const doing = isOver(data.phase) ? phaseText(data) : WORDS[data.phase] + (data.detail ? `: ${data.detail}` : '');
+  const doing = isOver(data.phase)
+    ? phaseText(data)
+    : WORDS[data.phase] + (data.detail ? `: ${data.detail}` : '');
   return `${data.where[0]}: ${doing}`;
 }
 

@@ -19,13 +19,13 @@ const STOPS = [
   {
     mode: 'interrupt',
     label: 'Stop',
-    hint: 'Raises KeyboardInterrupt in the cell; its session and variables stay'
+    hint: 'Raises KeyboardInterrupt in the cell; its session and variables stay',
   },
   {
     mode: 'cancel',
     label: 'Stop for good',
-    hint: 'The cell does not react. This ends it whatever it does; its session may end with it'
-  }
+    hint: 'The cell does not react. This ends it whatever it does; its session may end with it',
+  },
 ] as const;
 
 /** One line. It is updated in place, so that its buttons keep the focus. */
@@ -60,7 +60,7 @@ export class StatusLineWidget extends Widget implements IRenderMime.IRenderer {
     this._spoken.setAttribute('role', 'status');
     for (const [button, action] of [
       [this._stop, () => void this._stopCell()],
-      [this._open, () => this._data && this._context.openRun(this._data.call_id)]
+      [this._open, () => this._data && this._context.openRun(this._data.call_id)],
     ] as const) {
       button.type = 'button';
       button.hidden = true;
@@ -78,8 +78,20 @@ export class StatusLineWidget extends Widget implements IRenderMime.IRenderer {
   }
 
   /** Shows what the kernel has displayed now. */
-  async renderModel(model: IRenderMime.IMimeModel): Promise<void> {
-    const data = readStatus(model.data[STATUS_MIME]);
+  renderModel(model: IRenderMime.IMimeModel): Promise<void> {
+    this._take(readStatus(model.data[STATUS_MIME]));
+    return Promise.resolve();
+  }
+
+  override dispose(): void {
+    if (!this.isDisposed) {
+      this._followed?.dispose();
+      window.clearInterval(this._timer);
+    }
+    super.dispose();
+  }
+
+  private _take(data: StatusData | null): void {
     if (!data) {
       this._where.textContent = 'A status line that this version of Skylift does not know';
       return;
@@ -88,14 +100,6 @@ export class StatusLineWidget extends Widget implements IRenderMime.IRenderer {
     this._shown = now();
     this._follow();
     this._render();
-  }
-
-  dispose(): void {
-    if (!this.isDisposed) {
-      this._followed?.dispose();
-      window.clearInterval(this._timer);
-    }
-    super.dispose();
   }
 
   private _follow(): void {
@@ -107,7 +111,7 @@ export class StatusLineWidget extends Widget implements IRenderMime.IRenderer {
     this._followed?.dispose();
     this._call = null;
     this._followed = callId
-      ? this._context.calls.follow(callId, call => {
+      ? this._context.calls.follow(callId, (call) => {
           this._call = call;
           this._render();
         })
@@ -123,7 +127,12 @@ export class StatusLineWidget extends Widget implements IRenderMime.IRenderer {
     this.node.dataset.phase = data.phase;
     this.node.dataset.skyliftCall = data.call_id;
     setText(this._where, data.where[0]);
-    setText(this._text, parts(data).map(part => ` · ${part}`).join(''));
+    setText(
+      this._text,
+      parts(data)
+        .map((part) => ` · ${part}`)
+        .join(''),
+    );
     setText(this._note, data.note);
     setText(this._spoken, spokenText(data));
     // Whether it still runs is known from the gateway alone: the line may be that of a notebook that was saved.
@@ -164,11 +173,14 @@ export class StatusLineWidget extends Widget implements IRenderMime.IRenderer {
     try {
       await this._context.gateway.post(`v1/calls/${callId}/cancel`, {
         mode: stop.mode,
-        reason: 'stopped in the notebook'
+        reason: 'stopped in the notebook',
       });
       this._stops += 1;
     } catch (error) {
-      setText(this._problem, `It was not stopped. ${error instanceof Error ? error.message : String(error)}`);
+      setText(
+        this._problem,
+        `It was not stopped. ${error instanceof Error ? error.message : String(error)}`,
+      );
     }
     this._stopping = false;
     this._stop.removeAttribute('aria-disabled');
@@ -185,7 +197,7 @@ export function statusLineFactory(context: StatusLineContext): IRenderMime.IRend
     mimeTypes: [STATUS_MIME],
     // Before HTML, which says the same.
     defaultRank: 10,
-    createRenderer: () => new StatusLineWidget(context)
+    createRenderer: () => new StatusLineWidget(context),
   };
 }
 

@@ -9,7 +9,7 @@ const GAP = 2;
 
 /** Bars by day: what was paid for work, and on top of it for waiting. A table with the same figures follows it. */
 export function DayChart({ days }: { days: Day[] }): JSX.Element {
-  const most = Math.max(...days.map(day => day.cost), 0);
+  const most = Math.max(...days.map((day) => day.cost), 0);
   const width = days.length * (BAR + GAP) - GAP;
   const height = (cost: number) => (most > 0 ? (cost / most) * HEIGHT : 0);
   const spent = days.reduce((sum, day) => sum + day.cost, 0);
@@ -30,8 +30,20 @@ export function DayChart({ days }: { days: Day[] }): JSX.Element {
               <title>{`${dayText(day.day)}: ${dollars(day.cost)}, of this idle ${dollars(day.idle_cost)}`}</title>
               {/* The whole height, so that it can be pointed at. */}
               <rect className="jp-skylift-days-place" x={x} y={0} width={BAR} height={HEIGHT + 1} />
-              <rect className="jp-skylift-days-cost" x={x} y={HEIGHT - whole} width={BAR} height={whole} />
-              <rect className="jp-skylift-days-idle" x={x} y={HEIGHT - whole} width={BAR} height={idle} />
+              <rect
+                className="jp-skylift-days-cost"
+                x={x}
+                y={HEIGHT - whole}
+                width={BAR}
+                height={whole}
+              />
+              <rect
+                className="jp-skylift-days-idle"
+                x={x}
+                y={HEIGHT - whole}
+                width={BAR}
+                height={idle}
+              />
               <rect className="jp-skylift-days-base" x={x} y={HEIGHT} width={BAR} height={1} />
             </g>
           );

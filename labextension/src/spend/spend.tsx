@@ -14,7 +14,7 @@ const BY: [SpendBy, string][] = [
   ['notebook', 'Notebook'],
   ['function', 'Function'],
   ['gpu', 'GPU'],
-  ['day', 'Day']
+  ['day', 'Day'],
 ];
 
 /** The Spend section: today, this month, by day, and by what. */
@@ -33,7 +33,7 @@ export function SpendSection({ gateway }: ISectionProps): JSX.Element {
       </div>
     );
   }
-  const prices = (hosts.rows ?? []).flatMap(host => host.gpus.map(gpu => gpu.price));
+  const prices = (hosts.rows ?? []).flatMap((host) => host.gpus.map((gpu) => gpu.price));
   return (
     <div className="jp-skylift-spend">
       <dl className="jp-skylift-figures">
@@ -42,9 +42,9 @@ export function SpendSection({ gateway }: ISectionProps): JSX.Element {
       </dl>
       {withoutPrices(byDay.spend, prices) && (
         <p className="jp-skylift-hint" data-skylift-hint="prices">
-          No prices are configured, so everything counts as free. They are US dollars an hour in the table{' '}
-          <code>[prices]</code> of the gateway’s <code>config.toml</code>: a GPU by its model, as in{' '}
-          <code>H100 = 2.50</code>, a core by <code>cpu</code>, a GiB by <code>memory</code>.
+          No prices are configured, so everything counts as free. They are US dollars an hour in the
+          table <code>[prices]</code> of the gateway’s <code>config.toml</code>: a GPU by its model,
+          as in <code>H100 = 2.50</code>, a core by <code>cpu</code>, a GiB by <code>memory</code>.
         </p>
       )}
       <DayChart days={days(byDay.spend, today, DAYS)} />
@@ -77,7 +77,11 @@ function By({ gateway, today }: { gateway: ISectionProps['gateway']; today: stri
     <section className="jp-skylift-by" aria-label="What it was spent on">
       <div className="jp-skylift-by-choice">
         <label htmlFor={`${id}-by`}>By</label>
-        <select id={`${id}-by`} value={by} onChange={event => setBy(event.target.value as SpendBy)}>
+        <select
+          id={`${id}-by`}
+          value={by}
+          onChange={(event) => setBy(event.target.value as SpendBy)}
+        >
           {BY.map(([value, name]) => (
             <option key={value} value={value}>
               {name.toLowerCase()}
@@ -88,7 +92,7 @@ function By({ gateway, today }: { gateway: ISectionProps['gateway']; today: stri
         <select
           id={`${id}-days`}
           value={days}
-          onChange={event => setDays(event.target.value as 'today' | 'month' | 'days')}
+          onChange={(event) => setDays(event.target.value as 'today' | 'month' | 'days')}
         >
           <option value="today">today</option>
           <option value="month">this month</option>
@@ -100,7 +104,9 @@ function By({ gateway, today }: { gateway: ISectionProps['gateway']; today: stri
           {problem}
         </p>
       )}
-      {spend && spend.rows.length === 0 && <p className="jp-skylift-empty">Nothing ran in this time.</p>}
+      {spend && spend.rows.length === 0 && (
+        <p className="jp-skylift-empty">Nothing ran in this time.</p>
+      )}
       {spend && spend.rows.length > 0 && (
         <table className="jp-skylift-spend-table">
           <thead>
@@ -112,14 +118,16 @@ function By({ gateway, today }: { gateway: ISectionProps['gateway']; today: stri
             </tr>
           </thead>
           <tbody>
-            {spend.rows.map(row => (
+            {spend.rows.map((row) => (
               <tr key={row.key} data-skylift-key={row.key}>
                 <th scope="row" title={`${row.key}\n${row.calls} calls`}>
                   {keyText(spend.by, row.key)}
                 </th>
                 <td>{duration(row.seconds)}</td>
                 <td>{dollars(row.cost)}</td>
-                <td title={`${duration(row.idle_seconds)} without a call to run`}>{dollars(row.idle_cost)}</td>
+                <td title={`${duration(row.idle_seconds)} without a call to run`}>
+                  {dollars(row.idle_cost)}
+                </td>
               </tr>
             ))}
           </tbody>

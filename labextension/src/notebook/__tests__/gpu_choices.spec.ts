@@ -6,11 +6,20 @@ import {
   greatestCount,
   matching,
   priceText,
-  startingChoice
+  startingChoice,
 } from '../gpu_choices';
 
 function gpu(model: string, count: number, inUse: number, more: Partial<GpuView> = {}): GpuView {
-  return { model, count, in_use: inUse, memory: 80 * 2 ** 30, simulated: false, price: 2, holders: [], ...more };
+  return {
+    model,
+    count,
+    in_use: inUse,
+    memory: 80 * 2 ** 30,
+    simulated: false,
+    price: 2,
+    holders: [],
+    ...more,
+  };
 }
 
 function host(gpus: GpuView[], more: Partial<HostView> = {}): HostView {
@@ -30,32 +39,35 @@ function host(gpus: GpuView[], more: Partial<HostView> = {}): HostView {
     gpus,
     containers: 0,
     problem: '',
-    ...more
+    ...more,
   };
 }
 
 const TWO = [
   host([gpu('L4', 2, 1, { price: 0.5 }), gpu('H100', 4, 4, { holders: ['session train (4)'] })]),
-  host([gpu('H100', 2, 1, { price: 3 })])
+  host([gpu('H100', 2, 1, { price: 3 })]),
 ];
 
 describe('what a cell can run on', () => {
   it('is every model of all machines, large ones first, then any and cpu', () => {
     const choices = gpuChoices(TWO);
-    expect(choices.map(choice => choice.gpu)).toEqual(['H100', 'L4', 'any', 'cpu']);
+    expect(choices.map((choice) => choice.gpu)).toEqual(['H100', 'L4', 'any', 'cpu']);
     expect(choices[0]).toMatchObject({ total: 6, free: 1, most: 4, prices: [2, 3] });
     expect(choices[2]).toMatchObject({ total: 8, free: 2, most: 4, prices: [0.5, 3] });
     expect(choices[3]).toMatchObject({ total: 16, free: 11 });
   });
 
   it('has no "any" for one model, and nothing of machines that are away', () => {
-    const choices = gpuChoices([host([gpu('H100', 1, 0)]), host([gpu('L4', 1, 0)], { connected: false })]);
-    expect(choices.map(choice => choice.gpu)).toEqual(['H100', 'cpu']);
+    const choices = gpuChoices([
+      host([gpu('H100', 1, 0)]),
+      host([gpu('L4', 1, 0)], { connected: false }),
+    ]);
+    expect(choices.map((choice) => choice.gpu)).toEqual(['H100', 'cpu']);
   });
 
   it('has models that we do not know at the end', () => {
     const choices = gpuChoices([host([gpu('RTX 9000', 1, 0), gpu('T4', 1, 0)])]);
-    expect(choices.map(choice => choice.gpu)).toEqual(['T4', 'RTX 9000', 'any', 'cpu']);
+    expect(choices.map((choice) => choice.gpu)).toEqual(['T4', 'RTX 9000', 'any', 'cpu']);
   });
 
   it('without machines is cpu, which is not there', () => {
@@ -67,7 +79,7 @@ describe('what a cell can run on', () => {
   it.each([
     [1, 'free', '1 of 6 free'],
     [2, 'in use', '1 of 6 free, not 2 on one machine: session train (4)'],
-    [8, 'not there', 'no machine has 8; the most is 4']
+    [8, 'not there', 'no machine has 8; the most is 4'],
   ])('says whether %d are there', (count, there, text) => {
     const [h100] = gpuChoices(TWO);
     expect(availability(h100, count)).toBe(there);
@@ -101,9 +113,9 @@ describe('the filter', () => {
     ['gpu', ['any']],
     ['CPU only', ['cpu']],
     ['free l', ['L4', 'cpu']],
-    ['b200', []]
+    ['b200', []],
   ])('of %j leaves %j', (text, left) => {
-    expect(matching(gpuChoices(TWO), text).map(choice => choice.gpu)).toEqual(left);
+    expect(matching(gpuChoices(TWO), text).map((choice) => choice.gpu)).toEqual(left);
   });
 });
 

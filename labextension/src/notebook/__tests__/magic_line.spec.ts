@@ -10,8 +10,8 @@ describe('the %%gpu line of a cell', () => {
     ['# first\n%%gpu H100\nx', 'behind a comment it is no cell magic'],
     ['%gpu stop', 'the line magic'],
     ['%%gpus H100', 'another magic'],
-    ['%%time\nx = 1\n%%gpu H100', 'below code']
-  ])('is not found in %j: %s', source => {
+    ['%%time\nx = 1\n%%gpu H100', 'below code'],
+  ])('is not found in %j: %s', (source) => {
     expect(findMagicLine(source)).toBeNull();
   });
 
@@ -25,7 +25,7 @@ describe('the %%gpu line of a cell', () => {
     ['%%gpu H100, A100-80GB --detach', 'H100,A100-80GB'],
     ['%%gpu --volume data:/data --env "A=b c" L4', 'L4'],
     ['%%gpu --detach cpu', 'cpu'],
-    ['%%gpu --name train', '']
+    ['%%gpu --name train', ''],
   ])('of %j asks for %j', (source, gpu) => {
     expect(gpuOf(findMagicLine(source)!)).toBe(gpu);
   });
@@ -34,7 +34,7 @@ describe('the %%gpu line of a cell', () => {
     ['%%gpu H100', { gpu: 'H100', count: 1 }],
     ['%%gpu H100!:4,L4', { gpu: 'H100', count: 4 }],
     ['%%gpu cpu', { gpu: 'cpu', count: 1 }],
-    ['%%gpu H100:', { gpu: 'H100', count: 1 }]
+    ['%%gpu H100:', { gpu: 'H100', count: 1 }],
   ])('of %j has a first choice', (source, choice) => {
     expect(choiceOf(findMagicLine(source)!)).toEqual(choice);
   });
@@ -62,7 +62,7 @@ describe('choosing a GPU', () => {
     ['%%time\n%%gpu L4\nx', '%%time\n%%gpu H100\nx'],
     ['\n%%gpu L4\nx', '\n%%gpu H100\nx'],
     ['%%gpu H100!\nx', '%%gpu H100!\nx'],
-    ['%%gpu L4!\nx', '%%gpu H100\nx']
+    ['%%gpu L4!\nx', '%%gpu H100\nx'],
   ])('changes %j to %j', (source, expected) => {
     expect(withGpu(source, H100)).toBe(expected);
   });
@@ -70,7 +70,7 @@ describe('choosing a GPU', () => {
   it.each([
     [{ gpu: 'H100', count: 8 }, '%%gpu H100:8 --detach\nx'],
     [{ gpu: 'any', count: 2 }, '%%gpu any:2 --detach\nx'],
-    [{ gpu: 'cpu', count: 4 }, '%%gpu cpu --detach\nx']
+    [{ gpu: 'cpu', count: 4 }, '%%gpu cpu --detach\nx'],
   ])('writes %j', (choice, expected) => {
     expect(withGpu('%%gpu T4 --detach\nx', choice)).toBe(expected);
   });
@@ -90,7 +90,7 @@ describe('running here', () => {
     ['%%gpu H100 --name a\nx = 1', 'x = 1'],
     ['%%time\n%%gpu H100\nx', '%%time\nx'],
     ['%%gpu H100', ''],
-    ['x = 1', 'x = 1']
+    ['x = 1', 'x = 1'],
   ])('changes %j to %j', (source, expected) => {
     expect(withoutGpu(source)).toBe(expected);
   });
@@ -103,7 +103,14 @@ describe('running here', () => {
 describe('words', () => {
   it('are split as a shell does', () => {
     const words = splitWords(` H100 --env A='b c' "d e"f g\\ h "open`, 5);
-    expect(words.map(word => word.text)).toEqual(['H100', '--env', 'A=b c', 'd ef', 'g h', 'open']);
+    expect(words.map((word) => word.text)).toEqual([
+      'H100',
+      '--env',
+      'A=b c',
+      'd ef',
+      'g h',
+      'open',
+    ]);
     expect(words[0]).toEqual({ text: 'H100', start: 6, end: 10 });
   });
 });

@@ -12,7 +12,7 @@ function spend(rows: SpendRow[], seconds = 0): Spend {
     since: '2026-02-01',
     until: '2026-03-02',
     rows,
-    total: { key: '', seconds, cost, idle_seconds: 0, idle_cost: 0, calls: rows.length }
+    total: { key: '', seconds, cost, idle_seconds: 0, idle_cost: 0, calls: rows.length },
   };
 }
 
@@ -30,7 +30,13 @@ it('a day on which nothing ran cost nothing', () => {
 });
 
 it('a month is the sum of its days', () => {
-  expect(ofMonth(THREE, '2026-03')).toMatchObject({ key: '2026-03', cost: 5, idle_cost: 1, calls: 2, seconds: 500 });
+  expect(ofMonth(THREE, '2026-03')).toMatchObject({
+    key: '2026-03',
+    cost: 5,
+    idle_cost: 1,
+    calls: 2,
+    seconds: 500,
+  });
   expect(ofMonth(THREE, '2026-04').cost).toBe(0);
 });
 
@@ -39,7 +45,7 @@ it('the chart has every day, oldest first, over the end of a month', () => {
     { day: '2026-02-27', cost: 0, idle_cost: 0 },
     { day: '2026-02-28', cost: 10, idle_cost: 0 },
     { day: '2026-03-01', cost: 2, idle_cost: 0 },
-    { day: '2026-03-02', cost: 3, idle_cost: 1 }
+    { day: '2026-03-02', cost: 3, idle_cost: 1 },
   ]);
 });
 
@@ -48,7 +54,7 @@ it.each([
   ['a GPU has a price', spend([], 100), [0, 2], false],
   ['containers were up for nothing', spend([], 100), [], true],
   ['GPUs cost nothing', spend([]), [0], true],
-  ['nothing ran and there is no GPU', spend([]), [], false]
+  ['nothing ran and there is no GPU', spend([]), [], false],
 ])('prices are missing, or not: %s', (_, given, prices, expected) => {
   expect(withoutPrices(given, prices)).toBe(expected);
 });
