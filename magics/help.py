@@ -18,6 +18,7 @@ SKYLIFT_COMMANDS = {
     "runs": "the latest calls and cells: state, where, how long, cost",
     "volumes": "directories that containers share: name, size, newest version",
     "machines": "the hosts and their GPUs",
+    "sessions": "the sessions of all notebooks: where they run, which sleep",
     "templates": "what containers are forked from, and its snapshots",
     "spend": "what containers cost, by day; also: spend gpu, spend function, spend notebook",
     "doctor": "checks this environment, the gateway and the hosts, and says what to do",

@@ -61,7 +61,7 @@ def table(sessions: NotebookSessions) -> Table:
     rows = []
     for session in known:
         view = views.get(session.session.session_id)
-        rows.append([session.name, _runs_on(session, view), _state(view), _then(view)])
+        rows.append([session.name, _runs_on(session, view), session_state(view), session_then(view)])
     return Table(
         ["Session", "On", "State", "Then"],
         rows,
@@ -75,7 +75,7 @@ def _runs_on(session: NotebookSession, view: dict[str, Any] | None) -> str:
     return f"{gpu} (simulated)" if container and container["simulated"] else str(gpu)
 
 
-def _state(view: dict[str, Any] | None) -> str:
+def session_state(view: dict[str, Any] | None) -> str:
     if view is None:
         return "ended; the next cell starts it anew"
     state = str(view["state"])
@@ -87,7 +87,7 @@ def _state(view: dict[str, Any] | None) -> str:
     return state
 
 
-def _then(view: dict[str, Any] | None) -> str:
+def session_then(view: dict[str, Any] | None) -> str:
     """What becomes of it, and when."""
     if view is None:
         return ""

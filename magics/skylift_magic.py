@@ -10,6 +10,7 @@ from skylift.exceptions import InvalidError
 from skylift.magics.doctor import doctor
 from skylift.magics.gateway import fetch
 from skylift.magics.help import SKYLIFT_COMMANDS
+from skylift.magics.line_magic import session_state, session_then
 from skylift.magics.options import nearest
 from skylift.magics.remote_ref import size
 from skylift.magics.status import dollars, duration
@@ -34,6 +35,8 @@ def run(line: str) -> None:
         show(machines())
     elif command == "volumes":
         show(volumes())
+    elif command == "sessions":
+        show(sessions())
     elif command == "templates":
         show(templates())
     elif command == "spend":
@@ -103,6 +106,29 @@ def machines() -> Table:
         ["Machine", "GPUs free", "Used by", "Cores free", "Memory free", "Isolation", "State"],
         rows,
         empty="No machine is connected. %skylift doctor says why.",
+    )
+
+
+def sessions() -> Table:
+    """The sessions of all of this user's notebooks."""
+    rows = []
+    for view in fetch("/v1/sessions"):
+        container = view["container"]
+        gpu = view["gpu"] or "cpu"
+        rows.append(
+            [
+                view["name"] or view["session_id"],
+                view["notebook"],
+                f"{gpu} (simulated)" if container and container["simulated"] else gpu,
+                session_state(view),
+                session_then(view),
+            ]
+        )
+    return Table(
+        ["Session", "Notebook", "On", "State", "Then"],
+        rows,
+        empty="There is no session. A %%gpu cell starts one: %%gpu H100",
+        note="In its notebook: %gpu stop, %gpu sleep and %gpu wake.",
     )
 
 

@@ -9,6 +9,15 @@ from typing import Any
 
 _CELL = "text-align: left; padding: 2px 14px 2px 0; vertical-align: top"
 _NOTE = "opacity: 0.7; font-size: 90%"
+_TABLE = "border-collapse: collapse; font-variant-numeric: tabular-nums"
+_GOOD, _BUSY, _WAITS, _BAD, _QUIET = "#2f9e62", "#3b82f6", "#c8881a", "#dc4c4c", "#8b8f98"
+# Each reads on white and on black; the word beside it says the same.
+_COLOURS = {
+    **dict.fromkeys(("done", "idle", "ready", "connected"), _GOOD),
+    "running": _BUSY,
+    **dict.fromkeys(("queued", "waiting", "starting", "making"), _WAITS),
+    **dict.fromkeys(("failed", "timeout", "not"), _BAD),
+}
 
 
 class Table:
@@ -38,11 +47,24 @@ class Table:
             return f"<div>{html.escape(self.empty)}</div>"
         head = "".join(f'<th style="{_CELL}">{html.escape(text)}</th>' for text in self.headings)
         body = "".join(
-            "<tr>" + "".join(f'<td style="{_style(text)}">{html.escape(text)}</td>' for text in row) + "</tr>"
+            "<tr>"
+            + "".join(_cell(heading, text) for heading, text in zip(self.headings, row, strict=True))
+            + "</tr>"
             for row in self.rows
         )
         note = f'<div style="{_NOTE}">{html.escape(self.note)}</div>' if self.note else ""
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
+        table = f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        return f'<div style="overflow-x: auto">{table}</div>{note}'
+
+
+def _cell(heading: str, text: str) -> str:
+    shown = html.escape(text)
+    if heading == "State" and text:
+        colour = _COLOURS.get(text.partition(" ")[0].rstrip(":,"), _QUIET)
+        shown = f'<span aria-hidden="true" style="color: {colour}">●</span> {shown}'
+    elif heading == "ID":
+        shown = f"<code>{shown}</code>"
+    return f'<td style="{_style(text)}">{shown}</td>'
 
 
 def _style(text: str) -> str:

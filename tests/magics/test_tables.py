@@ -15,6 +15,18 @@ def test_a_table_as_text_and_as_html() -> None:
     assert "That is all." in markup
 
 
+def test_a_state_has_a_colour_beside_its_word() -> None:
+    rows = [["running", "fc-1"], ["failed: ValueError: no", "fc-2"], ["asleep since 10:00", ""], ["", "fc-3"]]
+    markup = Table(["State", "ID"], rows, empty="none")._repr_html_()
+    for colour, words in (("#3b82f6", "running"), ("#dc4c4c", "failed: Val"), ("#8b8f98", "asleep since")):
+        assert f'style="color: {colour}">●</span> {words}' in markup
+    assert 3 == markup.count("●")
+    assert "<code>fc-2</code>" in markup
+    # What it looks like is up to whoever shows it: no colour of text or background, and nothing that runs.
+    assert "background" not in markup
+    assert "<script" not in markup
+
+
 def test_an_empty_table_says_so() -> None:
     table = Table(["Name"], [], empty="There is none.")
     assert "There is none." == repr(table)
