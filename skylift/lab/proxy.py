@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import mimetypes
+import os
 from urllib.parse import quote, unquote, urlencode
 
 import urllib3
@@ -138,12 +139,13 @@ class FileHandler(_FromGateway):
     @web.authenticated
     async def get(self, volume: str) -> None:
         """A file's bytes, for the page to show or to save; `Range` works."""
-        path = self.get_query_argument("path", "")
+        # As it was sent: a name may be bytes that are no UTF-8, and have spaces at its end.
+        path = os.fsdecode(self.request.query_arguments.get("path", [b""])[-1])
         if not path:
             raise ProblemError(400, "InvalidError", f"{self.request.path} needs path=.")
-        query = {"path": path}
+        query = {"path": os.fsencode(path)}
         if version := self.get_query_argument("version", ""):
-            query["version"] = version
+            query["version"] = version.encode()
         headers = {
             "Content-Type": _content_type(path),
             # Whatever a file of a volume is: it is not to run as a page of this server.
@@ -151,7 +153,7 @@ class FileHandler(_FromGateway):
             "style-src 'unsafe-inline'",
         }
         if self.get_query_argument("download", "") in ("1", "true"):
-            name = path.rstrip("/").rpartition("/")[2]
+            name = os.fsencode(path.rstrip("/").rpartition("/")[2])
             headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
         await self.pass_on(f"/v1/volumes/{quote(volume, safe='')}/file?{urlencode(query)}", headers=headers)
 

@@ -119,7 +119,9 @@ function UploadLine(props: {
         <span className="jp-skylift-upload-name" title={`${upload.volume}: ${name}`}>
           <bdi>{name}</bdi>
         </span>
-        <span className="jp-skylift-upload-state">{stateOf(upload)}</span>
+        <span className="jp-skylift-upload-state" title={stateOf(upload)}>
+          {stateOf(upload)}
+        </span>
         {isOver(upload) ? (
           <>
             {(upload.state === 'failed' || upload.state === 'cancelled') && (
@@ -174,6 +176,7 @@ function UploadLine(props: {
           role={upload.state === 'waiting' ? 'status' : 'alert'}
         >
           {upload.problem}
+          {upload.state === 'waiting' && ' The upload goes on by itself.'}
         </div>
       )}
       {upload.state === 'asking' && (

@@ -503,7 +503,7 @@ function isPassing(error: unknown): boolean {
 
 function messageOf(error: unknown): string {
   if (isNetwork(error)) {
-    return 'The Jupyter server cannot be reached. It goes on by itself when it can.';
+    return 'The Jupyter server does not answer.';
   }
   return error instanceof Error ? error.message : String(error);
 }

@@ -134,6 +134,15 @@ def test_a_file_and_parts_of_it(page: Page) -> None:
     assert "attachment; filename*=UTF-8''%CF%80%20plot.svg" == saved.headers["Content-Disposition"]
 
 
+@pytest.mark.parametrize("name", ["no%FF%FE.txt", "%20%23%3F%25%26%2B.txt%20"])
+def test_a_file_with_an_odd_name(page: Page, name: str) -> None:
+    put_file(page, "odd", "/plain.txt", b"odd")
+    assert 200 == page.ask("POST", f"v1/volumes/odd/rename?source=/plain.txt&target=/{name}").status
+    answer = page.ask("GET", f"files/odd?path=/{name}&download=1")
+    assert (200, b"odd") == (answer.status, answer.data)
+    assert f"attachment; filename*=UTF-8''{name}" == answer.headers["Content-Disposition"]
+
+
 def test_an_older_version_of_a_file(page: Page) -> None:
     put_file(page, "versions", "/notes.txt", b"first")
     put_file(page, "versions", "/notes.txt", b"second")
