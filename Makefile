@@ -18,7 +18,7 @@ demo: ## Run notebooks/quickstart.ipynb through a gateway and a host of its own
 	@$(python) -m scripts.demo $(demo_options)
 
 lab: ## Open JupyterLab on the quickstart, with the gateway running
-	@scripts/setup demo
+	@scripts/setup lab
 	@$(python) -m scripts.lab
 
 test: ## Run the tests (pytest_options='-m "not slow"' for the quick ones)
@@ -32,12 +32,14 @@ lint: ## Check style, types and who imports whom
 	scripts/typecheck
 	scripts/lint-imports --no-logo
 	npm run --silent lint
+	npm --prefix labextension run --silent lint
 
 format: ## Rewrite what the linters can rewrite
 	@scripts/setup dev
 	ruff check --fix .
 	ruff format .
 	npm run --silent format
+	npm --prefix labextension run --silent lint:fix
 
 bench: ## Measure Skylift beside Ray and ipyparallel
 	@scripts/setup bench
@@ -52,3 +54,4 @@ wheel: ## Build the wheel into dist/
 
 clean: ## Remove what was built; .venv and node_modules stay
 	rm -rf build dist skylift.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf labextension/lib skylift/lab/labextension

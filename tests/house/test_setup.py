@@ -64,7 +64,7 @@ def machine(tmp_path: Path) -> Machine:
 def test_an_unknown_level(machine: Machine) -> None:
     run = machine.setup("everything")
     assert run.returncode == 1
-    assert run.stderr == "setup: unknown level 'everything': demo, dev or bench\n"
+    assert run.stderr == "setup: unknown level 'everything': demo, lab, dev or bench\n"
 
 
 def test_a_python_that_is_too_old(machine: Machine) -> None:
