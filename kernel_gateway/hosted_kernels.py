@@ -114,11 +114,9 @@ class KernelStarter:
                 kernel.cancel("terminate", "nobody waits for it")
         return kernel
 
-    async def take_up(self, record: KernelRecord) -> HostedKernel:
-        """A kernel that an earlier gateway had started."""
-        kernel = HostedKernel(self._control, self._user, record.settings.name, record.notebook, record)
-        kernel.attach()
-        return kernel
+    async def known(self, record: KernelRecord) -> HostedKernel:
+        """A kernel that an earlier gateway had started; `HostedKernel.attach` takes it up."""
+        return HostedKernel(self._control, self._user, record.settings.name, record.notebook, record)
 
     async def _spec(self, settings: KernelSettings) -> FunctionSpec:
         try:
@@ -222,7 +220,7 @@ class HostedKernel:
             )
         )
 
-    def attach(self) -> None:
+    async def attach(self) -> None:
         """Ask for one that is there, and hear how it ends."""
         hello = Hello(protocol=PROTOCOL, client_id=self.client_id, notebook=self._notebook)
         self._control.client_connected(self, hello, in_gateway=True)

@@ -65,7 +65,7 @@ class JupyterSide:
             # Our own handler answers a page that asks whether it may ask, and one that may not.
             return self._refused(request, RequestError(403, "Pages of this origin may not use this gateway."))
         application = self._users.get(user)
-        if application is not None:
+        if application is not None and (self._taking_up is None or self._taking_up.done()):
             return application.find_handler(request)
         return _Later(self, request, user)
 
@@ -105,6 +105,11 @@ class JupyterSide:
     def start(self) -> None:
         """Take up the kernels that an earlier gateway had started."""
         self._taking_up = asyncio.create_task(self._take_up())
+
+    async def ready(self) -> None:
+        """Wait until they are: nobody is told that a kernel is gone which is about to be there."""
+        if self._taking_up is not None:
+            await asyncio.wait({self._taking_up})
 
     async def _take_up(self) -> None:
         try:
@@ -177,7 +182,7 @@ class _Refusal(Handler):
 
 
 class _Later(HTTPMessageDelegate):
-    """Takes in the first request of a user, whose server has to be made."""
+    """Takes in a request to a server that has to be made, or is not ready yet."""
 
     def __init__(self, side: JupyterSide, request: HTTPServerRequest, user: str) -> None:
         self._side = side
@@ -192,6 +197,7 @@ class _Later(HTTPMessageDelegate):
 
     async def _resolve(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> None:
         try:
+            await self._side.ready()
             found: Any = (await self._side.of(self._user)).find_handler(self._request)
         except RequestError as refusal:
             found = self._side.refused(self._request, refusal)

@@ -153,7 +153,9 @@ class SkyliftProvisioner(KernelProvisionerBase):
         record: KernelRecord = provisioner_info["record"]
         self._record = record
         starter = self._starter()
-        self._connect(await self._there(lambda: starter.take_up(record)))
+        kernel = await self._there(lambda: starter.known(record))
+        self._connect(kernel)
+        await self._there(kernel.attach)
 
     def _connect(self, kernel: HostedKernel) -> KernelConnectionInfo:
         assert self._record is not None

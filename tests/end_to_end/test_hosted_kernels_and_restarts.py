@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
-import uuid
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
+from jupyter_clients import JupyterServer, channels_of
 from running_gateway import PATIENCE, RunningGateway
-from websockets.sync.client import ClientConnection, connect
 
 pytestmark = pytest.mark.root
 
@@ -36,50 +33,45 @@ def start_kernel(gateway: RunningGateway) -> str:
     return str(ask(gateway, "POST", "/api/kernels", {"name": "skylift-cpu"})["id"])
 
 
-@contextlib.contextmanager
-def channels(gateway: RunningGateway, kernel: str) -> Iterator[ClientConnection]:
-    url = gateway.url.replace("http", "ws", 1)
-    path = f"/jupyter/api/kernels/{kernel}/channels?session_id=tests&token={gateway.token}"
-    with connect(url + path, max_size=None) as socket:
-        yield socket
-
-
-def run(socket: ClientConnection, code: str) -> str:
-    """What a cell printed."""
-    header = {"msg_id": uuid.uuid4().hex, "msg_type": "execute_request", "session": "tests", "version": "5.3"}
-    header |= {"username": "", "date": ""}
-    content = {"code": code, "silent": False, "allow_stdin": False}
-    message = {"channel": "shell", "header": header, "parent_header": {}, "metadata": {}, "content": content}
-    socket.send(json.dumps(message))
-    printed = ""
-    while True:
-        answer = json.loads(socket.recv(timeout=PATIENCE))
-        if answer["parent_header"].get("msg_id") == header["msg_id"]:
-            printed += answer["content"].get("text", "")
-            if answer["content"].get("execution_state") == "idle":
-                return printed
-
-
 @pytest.mark.parametrize("how", ["restart", "restart_politely"])
 def test_kernels_outlive_their_gateway(gateway: RunningGateway, how: str) -> None:
     kernel = start_kernel(gateway)
-    with channels(gateway, kernel) as socket:
-        run(socket, "kept = 6 * 7")
+    with channels_of(f"{gateway.url}/jupyter", kernel, gateway.token) as channels:
+        channels.run("kept = 6 * 7")
     getattr(gateway, how)()
     found = gateway.wait_for("/jupyter/api/kernels", lambda kernels: len(kernels) == 1)
     assert kernel == found[0]["id"]
-    with channels(gateway, kernel) as socket:
-        assert "42\n" == run(socket, "print(kept)")
+    with channels_of(f"{gateway.url}/jupyter", kernel, gateway.token) as channels:
+        assert "42\n" == channels.run("print(kept)")[1]
         ask(gateway, "POST", f"/api/kernels/{kernel}/restart")
     # As JupyterLab does after a restart.
-    with channels(gateway, kernel) as socket:
-        assert "False\n" == run(socket, "print('kept' in vars())")
+    with channels_of(f"{gateway.url}/jupyter", kernel, gateway.token) as channels:
+        assert "False\n" == channels.run("print('kept' in vars())")[1]
     states = [call["state"] for call in gateway.get("/v1/calls")["calls"]]
     assert ["running", "done"] == states
     ask(gateway, "DELETE", f"/api/kernels/{kernel}")
     gateway.wait_for("/v1/containers?running=true", lambda running: running == [])
     gateway.restart()
     assert [] == ask(gateway, "GET", "/api/kernels")
+
+
+def test_a_notebook_goes_on_when_the_gateway_is_restarted(gateway: RunningGateway, tmp_path: Path) -> None:
+    gateway.wait_for("/v1/hosts", lambda hosts: hosts and hosts[0]["connected"])
+    server = JupyterServer(tmp_path, gateway.url, gateway.token)
+    try:
+        kernel = server.ask("POST", "/api/kernels", {"name": "skylift-cpu"})["id"]
+        with channels_of(server.url, kernel, server.token) as channels:
+            channels.run("kept = 6 * 7")
+            gateway.restart()
+            # Its server dials again within two seconds; the page notices nothing.
+            gateway.wait_for("/jupyter/api/kernels", lambda found: found and found[0]["connections"] == 1)
+            assert "42\n" == channels.run("print(kept)")[1]
+            server.ask("POST", f"/api/kernels/{kernel}/interrupt")
+        server.ask("DELETE", f"/api/kernels/{kernel}")
+    finally:
+        server.close()
+        print(server.log.read_text())
+    gateway.wait_for("/v1/containers?running=true", lambda running: running == [])
 
 
 def test_one_that_the_next_gateway_cannot_take_up_is_ended(gateway: RunningGateway) -> None:
