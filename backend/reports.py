@@ -302,7 +302,9 @@ def output_item(seq: int, event: Event) -> OutputItem:
     text = event.data.decode(errors="replace") if event.kind in TEXT_KINDS else ""
     if event.kind == "error":
         text = str(event.meta.get("text", ""))
-    return OutputItem(seq=seq, kind=event.kind, meta=event.meta, text=text, size=len(event.data))
+    return OutputItem(
+        seq=seq, kind=event.kind, meta=event.meta, text=text, size=len(event.data), blob=event.blob
+    )
 
 
 def _spend_row(key: Any, seconds: Any, cost: Any, idle: Any, idle_cost: Any, ended: Any) -> SpendRow:

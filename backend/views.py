@@ -149,6 +149,8 @@ class OutputItem(View, frozen=True, kw_only=True):
     """What it printed, or the JSON of what it displayed; "" for pickles."""
     size: int = 0
     """Bytes of its data."""
+    blob: str = ""
+    """Where the data is in the store, as it is large: ``GET /v1/blobs/{blob}`` has what `text` would be."""
 
 
 class OutputPage(View, frozen=True, kw_only=True):

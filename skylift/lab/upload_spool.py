@@ -25,6 +25,8 @@ from skylift.volume_progress import TransferProgress
 from skylift.volume_upload import BatchUpload
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from skylift.lab.gateway_link import GatewayLink
 
 KEPT_SECONDS = 86400.0
@@ -163,8 +165,7 @@ class UploadSpool:
 
     async def _send(self, upload: Upload) -> None:
         try:
-            # Not among the threads for requests: it takes as long as it takes.
-            await asyncio.to_thread(self._upload, upload)
+            await _in_thread(lambda: self._upload(upload))
             self._uploads.pop(upload.upload_id, None)
             await self.link.run(upload.forget)
         finally:
@@ -236,6 +237,32 @@ class UploadSpool:
                 old = time.time() - path.stat().st_ctime > KEPT_SECONDS
                 if old and path.stem not in self._uploads and path.suffix in (".part", ".json"):
                     path.unlink()
+
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    """Do it in a thread of its own: it takes as long as it takes, and must not keep the server from ending."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: BaseException | None) -> None:
+        if done.done():
+            return  # nobody waits any more
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as failure:
+            error = failure
+        with contextlib.suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(settle, error)
+
+    threading.Thread(target=run, name="skylift-upload", daemon=True).start()
+    await done
 
 
 def _check(wanted: Wanted) -> None:
