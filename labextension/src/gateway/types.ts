@@ -100,6 +100,8 @@ export interface OutputItem {
   /** What it printed, or the JSON of what it displayed; "" for pickles. */
   text: string;
   size: number;
+  /** Where its data is in the store, if it is large: `GET v1/blobs/…`. */
+  blob?: string;
 }
 
 export interface OutputPage {
