@@ -10,3 +10,4 @@ globalThis.ResizeObserver ??= class {
   unobserve() {}
   disconnect() {}
 };
+globalThis.matchMedia ??= () => ({ matches: false, addListener() {}, removeListener() {} });

@@ -265,6 +265,7 @@ export class VolumesModel {
     }
     this.startRenaming('');
     this.tree.moved(row.place, target);
+    this.tree.select(keyOf({ ...row.place, path: target }));
     await this.tree.load({ ...row.place, path: parentOf(path) });
     this.say(`${shown(row.name)} is called ${shown(name)} now.`);
   }

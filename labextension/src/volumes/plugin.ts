@@ -25,7 +25,7 @@ import { bytes as formatBytes } from '../ui/formats';
 import { historyWidget, restoreAsked } from './history-widget';
 import { volumeIcon } from './icons';
 import { VolumesModel } from './model';
-import { shown } from './names';
+import { baseName, shown } from './names';
 import { previewWidget } from './preview-widget';
 import { folderOf, keyOf } from './tree';
 import type { Place, Row } from './tree';
@@ -52,7 +52,8 @@ const plugin: JupyterFrontEndPlugin<void> = {
     const download = (place: Place) => {
       const link = document.createElement('a');
       link.href = model.api.fileUrl(place.volume, place.path, place.version, true);
-      link.download = '';
+      // The server's answer has the name; this one is for names that are no text.
+      link.download = shown(baseName(place.path));
       link.click();
     };
     const insertCode = (row: Row) => {
