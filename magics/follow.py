@@ -68,7 +68,9 @@ def follow(
         if container is not None:
             known.container_id = container.container_id
             sessions.keep(known)
-    interrupted = interrupts.happened and run.end is not None and run.end.state == "cancelled"
+    # Also with the button of the status line, of which the kernel hears in this way alone.
+    interrupts_it = interrupts.happened or isinstance(run.error, KeyboardInterrupt)
+    interrupted = interrupts_it and run.end is not None and run.end.state == "cancelled"
     if run.end is not None:
         status.end(
             run.end,

@@ -45,7 +45,6 @@ function Container(props: {
       <div className="jp-skylift-row-main">
         <span className="jp-skylift-row-name">{name}</span>
         <span className="jp-skylift-row-where">{container.gpu || 'cpu'}</span>
-        {container.simulated && <span className="jp-skylift-tag">simulated</span>}
         <Sparkline
           values={line(samples, 1)}
           max={1}
@@ -55,6 +54,7 @@ function Container(props: {
       <div className="jp-skylift-row-facts">
         {[
           containerState(container, now),
+          container.simulated && 'simulated GPU',
           container.kept,
           startPath(container),
           containerCost(container),

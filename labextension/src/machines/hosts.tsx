@@ -39,7 +39,7 @@ function Host({ host }: { host: HostView }): JSX.Element {
       </div>
       {host.connected && (
         <div className="jp-skylift-row-facts" title={host.kernel && `Linux ${host.kernel}`}>
-          {[hostRoom(host), isolation(host), `${host.containers} containers`]
+          {[hostRoom(host), isolation(host), containers(host.containers)]
             .filter(Boolean)
             .join(' · ')}
         </div>
@@ -69,4 +69,8 @@ function Gpu({ gpu }: { gpu: GpuView }): JSX.Element {
       )}
     </li>
   );
+}
+
+function containers(count: number): string {
+  return count === 1 ? '1 container' : `${count} containers`;
 }

@@ -59,8 +59,7 @@ function Session(props: { gateway: Gateway; session: SessionView; now: number })
     >
       <div className="jp-skylift-row-main">
         <span className="jp-skylift-row-name">{session.name}</span>
-        <span className="jp-skylift-row-where">{session.gpu || 'cpu'}</span>
-        {session.container?.simulated && <span className="jp-skylift-tag">simulated</span>}
+        <span className="jp-skylift-row-where">{where(session)}</span>
         <span className="jp-skylift-row-of" title={session.notebook}>
           {fileName(session.notebook)}
         </span>
@@ -74,4 +73,10 @@ function Session(props: { gateway: Gateway; session: SessionView; now: number })
       <Actions actions={sessionActions(session).map((action) => all[action])} />
     </li>
   );
+}
+
+/** What it runs on, where its name does not say so; of one that sleeps it is not known. */
+function where(session: SessionView): string {
+  const gpu = session.gpu || (session.state === 'asleep' ? '' : 'cpu');
+  return gpu === session.name ? '' : gpu;
 }

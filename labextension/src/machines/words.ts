@@ -22,8 +22,13 @@ export function isolation(host: HostView): string {
 /** `"1 of 2 in use · 80 GB · $2.50/h"`. */
 export function gpuText(gpu: GpuView): string {
   const price = gpu.price > 0 ? `$${gpu.price.toFixed(2)}/h` : '';
-  const memory = gpu.memory > 0 ? bytes(gpu.memory) : '';
+  const memory = gpu.memory > 0 ? gpuMemory(gpu.memory) : '';
   return [`${gpu.in_use} of ${gpu.count} in use`, memory, price].filter(Boolean).join(' · ');
+}
+
+/** A GPU's memory as its vendor names it, and the status line: `"80 GB"` are 80 GiB. */
+export function gpuMemory(size: number): string {
+  return `${Math.round(size / 2 ** 30)} GB`;
 }
 
 /** What a container runs, for people. */

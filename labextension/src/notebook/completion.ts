@@ -12,6 +12,7 @@ import type {
 } from '@jupyterlab/completer';
 import { NotebookPanel } from '@jupyterlab/notebook';
 import { complete } from './completion_words';
+import { runOnIcon } from './icon';
 import type { KnownLists } from './known';
 import { findMagicLine } from './magic_line';
 
@@ -50,8 +51,10 @@ export class MagicCompletion implements ICompletionProvider {
       items: found.words.map((word, index) => ({
         label: word.text,
         insertText: word.text,
-        type: 'magic',
-        documentation: word.detail || undefined,
+        // It is shown to the right, where the kernel has "magic".
+        type: word.detail || 'magic',
+        icon: runOnIcon,
+        documentation: word.help ?? (word.detail || undefined),
         // They come in an order of their own.
         sortText: String(index).padStart(3, '0'),
       })),

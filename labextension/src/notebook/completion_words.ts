@@ -20,6 +20,8 @@ export interface Offered {
   text: string;
   /** Said beside it: `"1 of 2 free · $1.31/h"`. */
   detail: string;
+  /** Longer, for the panel beside the list. */
+  help?: string;
 }
 
 /** The words that fit, and the part of the cell that each of them replaces. */
@@ -97,7 +99,8 @@ function options(used: string[]): Offered[] {
   const names = new Set(used.map((word) => word.split('=', 1)[0]));
   return OPTIONS.filter((option) => option.repeatable || !names.has(option.name)).map((option) => ({
     text: option.name,
-    detail: option.help,
+    detail: option.value || 'switch',
+    help: option.help,
   }));
 }
 

@@ -1,7 +1,7 @@
 import React, { useEffect, useId, useMemo, useRef, useState } from 'react';
 import type { Gateway } from '../gateway/rest';
 import type { HostView } from '../gateway/types';
-import { bytes } from '../ui/formats';
+import { gpuMemory } from '../machines/words';
 import { useLink, useList } from '../ui/hooks';
 import type { GpuChoice } from './gpu_choices';
 import {
@@ -185,7 +185,7 @@ function Offer({ choice, count }: { choice: GpuChoice; count: number }): JSX.Ele
       {choice.simulated && <span className="jp-skylift-tag">simulated</span>}
       <span className="jp-skylift-picker-there">{availabilityText(choice, count)}</span>
       <span className="jp-skylift-picker-memory">
-        {choice.memory > 0 ? bytes(choice.memory) : ''}
+        {choice.memory > 0 ? gpuMemory(choice.memory) : ''}
       </span>
       <span className="jp-skylift-picker-price">{priceText(choice, count)}</span>
     </>
