@@ -240,7 +240,7 @@ class UploadSpool:
 
 
 async def _in_thread(work: Callable[[], None]) -> None:
-    """Do it in a thread of its own: it takes as long as it takes, and must not keep the server from ending."""
+    """Do it in a thread of its own: it takes long, and must not keep the server from ending."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 
