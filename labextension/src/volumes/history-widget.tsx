@@ -141,7 +141,9 @@ function History({ model, volume, look }: IHistoryProps): React.ReactElement {
           <tbody>
             {versions.slice(0, limit).map((version) => (
               <tr key={version.version} data-version={version.version}>
-                <th scope="row">{version.version}</th>
+                <th scope="row" role="rowheader">
+                  {version.version}
+                </th>
                 <td title={new Date(version.time * 1000).toString()}>{formatTime(version.time)}</td>
                 <td>{version.who || '–'}</td>
                 <td className="jp-skylift-history-what">
