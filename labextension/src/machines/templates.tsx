@@ -1,5 +1,6 @@
 import React from 'react';
 import type { TemplateView } from '../gateway/types';
+import { clock } from '../ui/formats';
 import { Group } from './group';
 import { templateSize, templateState } from './words';
 
@@ -22,7 +23,11 @@ export function Templates({ templates }: { templates: TemplateView[] | null }): 
           <div className="jp-skylift-row-main">
             <span className="jp-skylift-row-name">{template.label}</span>
           </div>
-          <div className="jp-skylift-row-facts">{templateState(template)}</div>
+          <div className="jp-skylift-row-facts">
+            {[templateState(template), template.created > 0 && `made ${clock(template.created)}`]
+              .filter(Boolean)
+              .join(' · ')}
+          </div>
           <div className="jp-skylift-row-facts">{templateSize(template)}</div>
           {template.reason && (
             <p

@@ -11,10 +11,13 @@ import type {
   ICompletionProvider,
 } from '@jupyterlab/completer';
 import { NotebookPanel } from '@jupyterlab/notebook';
+import type { Offered } from './completion_words';
 import { complete } from './completion_words';
 import { runOnIcon } from './icon';
 import type { KnownLists } from './known';
 import { findMagicLine } from './magic_line';
+
+const NO_BREAK = '\u00a0';
 
 export class MagicCompletion implements ICompletionProvider {
   readonly identifier = 'CompletionProvider:skylift';
@@ -49,10 +52,9 @@ export class MagicCompletion implements ICompletionProvider {
       start: found.start,
       end: found.end,
       items: found.words.map((word, index) => ({
-        label: word.text,
+        label: labelOf(word, found.words),
         insertText: word.text,
-        // It is shown to the right, where the kernel has "magic".
-        type: word.detail || 'magic',
+        type: 'magic',
         icon: runOnIcon,
         documentation: word.help ?? (word.detail || undefined),
         // They come in an order of their own.
@@ -60,6 +62,14 @@ export class MagicCompletion implements ICompletionProvider {
       })),
     };
   }
+}
+
+/** The word and what is said of it, in columns: the list is in a font of one width, and makes room for labels alone. */
+function labelOf(word: Offered, words: readonly Offered[]): string {
+  const width = Math.max(...words.map((each) => each.text.length)) + 2;
+  return word.detail
+    ? word.text.padEnd(width, NO_BREAK) + word.detail.replaceAll(' ', NO_BREAK)
+    : word.text;
 }
 
 function atMagic(context: ICompletionContext): boolean {

@@ -99,7 +99,7 @@ function options(used: string[]): Offered[] {
   const names = new Set(used.map((word) => word.split('=', 1)[0]));
   return OPTIONS.filter((option) => option.repeatable || !names.has(option.name)).map((option) => ({
     text: option.name,
-    detail: option.value || 'switch',
+    detail: option.value,
     help: option.help,
   }));
 }

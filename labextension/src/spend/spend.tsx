@@ -120,7 +120,10 @@ function By({ gateway, today }: { gateway: ISectionProps['gateway']; today: stri
           <tbody>
             {spend.rows.map((row) => (
               <tr key={row.key} data-skylift-key={row.key}>
-                <th scope="row" title={`${row.key}\n${row.calls} calls`}>
+                <th
+                  scope="row"
+                  title={`${row.key}\n${row.calls} calls, up ${duration(row.seconds)}`}
+                >
                   {keyText(spend.by, row.key)}
                 </th>
                 <td>{duration(row.seconds)}</td>
