@@ -73,7 +73,7 @@ const sidebar: JupyterFrontEndPlugin<ISkylift> = {
       describedBy: {
         args: { type: 'object', properties: { callId: { type: 'string' } }, required: ['callId'] },
       },
-      execute: (args) => openRun(String(args['callId'])),
+      execute: (args) => openRun(args['callId'] as string),
     });
     if (restorer && labShell) {
       void restorer.restore(opener.tracker, {

@@ -1,4 +1,5 @@
-import { useEffect, useState } from 'react';
+import type { ISignal } from '@lumino/signaling';
+import { useEffect, useReducer, useState } from 'react';
 import type { LinkState } from '../gateway/live';
 import type { Gateway } from '../gateway/rest';
 import type { ListTopic } from '../gateway/types';
@@ -61,4 +62,25 @@ export function useNow(counts: boolean): number {
     return () => window.clearInterval(timer);
   }, [counts]);
   return now;
+}
+
+/** Renders again when `signal` is emitted, once for each frame of the screen. */
+export function useChanges(signal: ISignal<unknown, unknown>): void {
+  const [, render] = useReducer((count: number) => count + 1, 0);
+  useEffect(() => {
+    let frame = 0;
+    const changed = () => {
+      frame ||= window.requestAnimationFrame(() => {
+        frame = 0;
+        render();
+      });
+    };
+    // What changed before it was listened to.
+    changed();
+    signal.connect(changed);
+    return () => {
+      signal.disconnect(changed);
+      window.cancelAnimationFrame(frame);
+    };
+  }, [signal]);
 }

@@ -20,13 +20,15 @@ export interface IVirtualListProps {
   open(index: number): void;
   /** Called when the last rows are to be seen: there may be more. */
   nearEnd?(): void;
+  /** Called with the rows that are in the page now. */
+  seen?(first: number, end: number): void;
   /** Attributes of a row: `data-…`, `title`, classes. */
   rowProps?(index: number): React.HTMLAttributes<HTMLDivElement> & Record<`data-${string}`, string>;
 }
 
 /** A list box of which only the rows that are to be seen are in the page. */
 export function VirtualList(props: IVirtualListProps): JSX.Element {
-  const { count, rowHeight, active, setActive, open, nearEnd } = props;
+  const { count, rowHeight, active, setActive, open, nearEnd, seen } = props;
   const node = useRef<HTMLDivElement>(null);
   const [view, setView] = useState({ scrollTop: 0, height: 0 });
   const id = useId();
@@ -55,6 +57,8 @@ export function VirtualList(props: IVirtualListProps): JSX.Element {
       nearEnd?.();
     }
   }, [atEnd, count, nearEnd]);
+
+  useEffect(() => seen?.(first, end), [first, end, seen]);
 
   const moveTo = (index: number) => {
     const list = node.current!;
