@@ -3,7 +3,7 @@ import type { INotebookTracker } from '@jupyterlab/notebook';
 import type { CodeTarget } from './code';
 import { insertionAt, codeFor } from './code';
 import { mountsOf } from './mounts';
-import type { Row } from './tree';
+import type { Row } from './tree-rows';
 
 const TYPE = 'application/x-skylift-file';
 

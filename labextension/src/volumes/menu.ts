@@ -2,7 +2,7 @@
 import { Menu } from '@lumino/widgets';
 import type { CommandRegistry } from '@lumino/commands';
 import { VolumeCommands as Commands } from './commands';
-import type { Row } from './tree';
+import type { Row } from './tree-rows';
 
 /** What can be done with a line, in groups. */
 export function menuOf(row: Row | undefined): string[][] {

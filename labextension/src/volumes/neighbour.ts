@@ -1,7 +1,7 @@
 /** What is selected when a line of the tree goes. */
 import { parentOf } from './names';
-import { keyOf } from './tree';
-import type { Row } from './tree';
+import { keyOf } from './tree-rows';
+import type { Row } from './tree-rows';
 
 /** Its key: the next one beside it, or the one before, or its folder. */
 export function neighbour(rows: readonly Row[], row: Row): string {

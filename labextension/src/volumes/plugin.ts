@@ -27,8 +27,8 @@ import { volumeIcon } from './icons';
 import { VolumesModel } from './model';
 import { baseName, shown } from './names';
 import { previewWidget } from './preview-widget';
-import { folderOf, keyOf } from './tree';
-import type { Place, Row } from './tree';
+import { folderOf, keyOf } from './tree-rows';
+import type { Place, Row } from './tree-rows';
 
 const TREE = '.jp-skylift-volumes-tree';
 

@@ -16,8 +16,8 @@ import { NotebookPreview } from './notebook-preview';
 import { notebookOf } from './notebook-text';
 import type { NotebookText } from './notebook-text';
 import { LARGEST_IMAGE, MOST_ROWS, READ, decodeText, previewKind } from './preview-kind';
-import { keyOf } from './tree';
-import type { Place } from './tree';
+import { keyOf } from './tree-rows';
+import type { Place } from './tree-rows';
 
 /** What can be done from a preview. */
 export interface PreviewActions {

@@ -1,7 +1,7 @@
 /** How files get to the Jupyter server, and from there into volumes. */
 import type { Gateway } from '../gateway/rest';
 import type { Entry, VolumesApi } from './api';
-import type { Transport } from './uploads';
+import type { Transport } from './upload-types';
 
 /** `skylift/uploads` of the server extension. */
 export class ServerTransport implements Transport {

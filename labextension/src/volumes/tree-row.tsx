@@ -13,8 +13,8 @@ import { bytes as formatBytes, clock as formatTime } from '../ui/formats';
 import { volumeIcon } from './icons';
 import { NameInput } from './name-input';
 import { shown } from './names';
-import { placeName } from './tree';
-import type { Row } from './tree';
+import { placeName } from './tree-rows';
+import type { Row } from './tree-rows';
 
 export interface ITreeRowProps {
   id: string;

@@ -10,8 +10,8 @@ import type { VolumesModel } from './model';
 import { startFileDrag } from './file-drag';
 import { shown } from './names';
 import { TreeRow } from './tree-row';
-import { folderOf, keyOf } from './tree';
-import type { Place, Row } from './tree';
+import { folderOf, keyOf } from './tree-rows';
+import type { Place, Row } from './tree-rows';
 import { useSignal } from './use-signal';
 import { inSight, topsOf } from './windowing';
 

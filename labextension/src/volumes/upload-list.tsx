@@ -5,8 +5,8 @@ import { bytes as formatBytes, duration as formatLeft } from '../ui/formats';
 import type { VolumesModel } from './model';
 import { shown } from './names';
 import type { Unfinished } from './unfinished';
-import { isOver } from './uploads';
-import type { Answer, Upload } from './uploads';
+import { isOver } from './upload-types';
+import type { Answer, Upload } from './upload-types';
 import { useSignal } from './use-signal';
 
 /** More are only counted. */

@@ -4,61 +4,18 @@ import type { ISignal } from '@lumino/signaling';
 import type { Entry } from './api';
 import { baseName, freeName, joinPath, parentOf } from './names';
 import type { UnfinishedUploads } from './unfinished';
-
-export type UploadState =
-  | 'queued'
-  | 'checking'
-  | 'asking'
-  | 'sending'
-  | 'waiting'
-  | 'storing'
-  | 'done'
-  | 'failed'
-  | 'cancelled'
-  | 'skipped';
-
-/** One file. */
-export interface Upload {
-  readonly id: number;
-  readonly volume: string;
-  path: string;
-  readonly file: File;
-  state: UploadState;
-  /** Bytes that are there. */
-  sent: number;
-  /** Bytes that were there already when it began: more than 0 where it goes on with an earlier one. */
-  resumed: number;
-  /** Bytes a second, lately. */
-  speed: number;
-  /** What is wrong, or what is asked. */
-  problem: string;
-}
-
-/** What to do about a file that is there already. */
-export type Answer = 'replace' | 'keep both' | 'skip';
-
-/** How files are sent: skylift/uploads of the server extension. */
-export interface Transport {
-  begin(
-    volume: string,
-    path: string,
-    size: number,
-    modified: number,
-    signal: AbortSignal,
-  ): Promise<{ upload_id: string; offset: number }>;
-  put(
-    id: string,
-    offset: number,
-    part: ArrayBuffer,
-    signal: AbortSignal,
-  ): Promise<{ offset: number }>;
-  finish(id: string, signal: AbortSignal): Promise<void>;
-  cancel(id: string): Promise<void>;
-  /** What is at a path of a volume, or null. */
-  stat(volume: string, path: string): Promise<Entry | null>;
-  /** Resolves when it may work again: after so many milliseconds, or when the gateway is back. */
-  pause(milliseconds: number, signal: AbortSignal): Promise<void>;
-}
+import {
+  Elsewhere,
+  Stopped,
+  check,
+  isAway,
+  isPassing,
+  messageOf,
+  readPart,
+  same,
+} from './upload-errors';
+import { isOver, isUnderWay } from './upload-types';
+import type { Answer, Transport, Upload } from './upload-types';
 
 const MEBIBYTE = 1024 * 1024;
 const LARGEST_PART = 8 * MEBIBYTE;
@@ -75,11 +32,6 @@ interface Agreed {
   /** It was asked to be put into the volume, and the answer may have got lost. */
   finishing: boolean;
 }
-
-class Stopped extends Error {}
-class Unreadable extends Error {}
-/** The server has forgotten it, or has another part of it than we thought. */
-class Elsewhere extends Error {}
 
 /** The queue. */
 export class UploadQueue {
@@ -445,65 +397,4 @@ export class UploadQueue {
   private _asked = new Map<number, (answer: Answer) => void>();
   private _changed = new Signal<this, void>(this);
   private _arrived = new Signal<this, Upload>(this);
-}
-
-/** Nothing more happens to it by itself. */
-export function isOver(upload: Upload): boolean {
-  return ['done', 'failed', 'cancelled', 'skipped'].includes(upload.state);
-}
-
-/** It would be lost, or have to be dropped again, if the page were closed. */
-export function isUnderWay(upload: Upload): boolean {
-  return !isOver(upload);
-}
-
-async function readPart(file: File, from: number, to: number): Promise<ArrayBuffer> {
-  try {
-    return await file.slice(from, Math.min(to, file.size)).arrayBuffer();
-  } catch {
-    throw new Unreadable(
-      `“${file.name}” cannot be read on this computer any more: it was changed, moved or removed there. Drop it again.`,
-    );
-  }
-}
-
-function check(signal: AbortSignal): void {
-  if (signal.aborted) {
-    throw new Stopped();
-  }
-}
-
-function same(one: Entry, other: Entry | null): boolean {
-  return (
-    other !== null &&
-    one.kind === other.kind &&
-    one.size === other.size &&
-    one.mtime === other.mtime
-  );
-}
-
-/** Whether nobody answered: the network, the Jupyter server or the gateway is away. */
-function isAway(error: unknown): boolean {
-  const status = (error as { status?: number }).status;
-  return (
-    !(error instanceof Stopped) &&
-    !(error instanceof Unreadable) &&
-    (status === undefined ? isNetwork(error) : [0, 502, 503, 504].includes(status))
-  );
-}
-
-function isNetwork(error: unknown): boolean {
-  return error instanceof Error && (error.name === 'NetworkError' || error instanceof TypeError);
-}
-
-/** Whether it may work when it is tried again; what was sent is found again then. */
-function isPassing(error: unknown): boolean {
-  return error instanceof Elsewhere || isAway(error);
-}
-
-function messageOf(error: unknown): string {
-  if (isNetwork(error)) {
-    return 'The Jupyter server does not answer.';
-  }
-  return error instanceof Error ? error.message : String(error);
 }

@@ -1,7 +1,9 @@
 import type { Entry, VolumeInfo } from '../api';
 import { neighbour } from '../neighbour';
-import { VolumeTree, folderOf, keyOf, sorted } from '../tree';
-import type { Place, Reader, Row } from '../tree';
+import { VolumeTree } from '../tree';
+import { folderOf, keyOf, sorted } from '../tree-rows';
+import type { Reader } from '../tree';
+import type { Place, Row } from '../tree-rows';
 
 const entry = (path: string, more: Partial<Entry> = {}): Entry => ({
   path,

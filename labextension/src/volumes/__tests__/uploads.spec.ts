@@ -2,7 +2,7 @@ import { GatewayError } from '../../gateway/rest';
 import type { Entry } from '../api';
 import { UnfinishedUploads } from '../unfinished';
 import { UploadQueue } from '../uploads';
-import type { Transport, Upload } from '../uploads';
+import type { Transport, Upload } from '../upload-types';
 
 const MIB = 1024 * 1024;
 
