@@ -2,10 +2,10 @@ import React, { useCallback, useEffect, useLayoutEffect, useRef, useState } from
 import { count } from '../ui/formats';
 import { useChanges } from '../ui/hooks';
 import { visibleRange } from '../ui/windowing';
-import type { Style } from './ansi';
 import type { LogLine } from './log-buffer';
 import type { OutputFeed } from './output-feed';
 import type { Found } from './search';
+import { StyledLine } from './styled-line';
 import { MOST_MATCHES, nextMatch, searchSlice } from './search';
 
 /** Pixels of a line. */
@@ -241,90 +241,11 @@ const Row = React.memo(function Row(props: {
   search: string;
 }): JSX.Element {
   const { line, search } = props;
-  if (!line) {
-    return <span className="jp-skylift-log-loading">…</span>;
-  }
-  const pieces: React.ReactNode[] = [];
-  const spans = line.spans ?? [];
-  let from = 0;
-  let style: Style | null = null;
-  for (const span of [...spans, { at: line.text.length, style: null }]) {
-    if (span.at > from) {
-      pieces.push(piece(line.text.slice(from, span.at), style, search, from));
-    }
-    from = span.at;
-    style = span.style;
-  }
-  return <span data-source={line.source}>{pieces}</span>;
-});
-
-function piece(text: string, style: Style | null, search: string, key: number): React.ReactNode {
-  const marked = search ? mark(text, search) : text;
-  if (!style) {
-    return <React.Fragment key={key}>{marked}</React.Fragment>;
-  }
-  const { css, names } = looks(style);
-  return (
-    <span key={key} className={names} style={css}>
-      {marked}
+  return line ? (
+    <span data-source={line.source}>
+      <StyledLine line={line} search={search} />
     </span>
+  ) : (
+    <span className="jp-skylift-log-loading">…</span>
   );
-}
-
-const NAMES = ['black', 'red', 'green', 'yellow', 'blue', 'magenta', 'cyan', 'white'];
-
-/** JupyterLab's own classes of its ANSI palette, which follow the theme. */
-function looks(style: Style): { css: React.CSSProperties; names: string } {
-  const css: React.CSSProperties = {};
-  const names: string[] = [];
-  let { color, background } = style;
-  if (style.inverse) {
-    [color, background] = [background, color];
-    if (color === null) {
-      css.color = 'var(--jp-layout-color0)';
-    }
-    if (background === null) {
-      css.background = 'var(--jp-ui-font-color1)';
-    }
-  }
-  if (typeof color === 'number') {
-    names.push(`ansi-${NAMES[color % 8]}${color >= 8 ? '-intense' : ''}-fg`);
-  } else if (color) {
-    css.color = color;
-  }
-  if (typeof background === 'number') {
-    names.push(`ansi-${NAMES[background % 8]}${background >= 8 ? '-intense' : ''}-bg`);
-  } else if (background) {
-    css.background = background;
-  }
-  if (style.bold) {
-    css.fontWeight = 'bold';
-  }
-  if (style.dim) {
-    css.opacity = 0.7;
-  }
-  if (style.italic) {
-    css.fontStyle = 'italic';
-  }
-  const line = [style.underline && 'underline', style.strike && 'line-through'].filter(Boolean);
-  if (line.length) {
-    css.textDecoration = line.join(' ');
-  }
-  return { css, names: names.join(' ') };
-}
-
-function mark(text: string, search: string): React.ReactNode {
-  const parts: React.ReactNode[] = [];
-  const lower = text.toLowerCase();
-  const needle = search.toLowerCase();
-  let from = 0;
-  for (
-    let at = lower.indexOf(needle);
-    at >= 0 && parts.length < 200;
-    at = lower.indexOf(needle, from)
-  ) {
-    parts.push(text.slice(from, at), <mark key={at}>{text.slice(at, at + needle.length)}</mark>);
-    from = at + needle.length;
-  }
-  return parts.length ? [...parts, text.slice(from)] : text;
-}
+});

@@ -28,7 +28,6 @@ export class RunOpener {
         gateway: this._gateway,
         notebooks: this._notebooks,
         rendermime: this._rendermime,
-        openRun: (id) => this.open(id),
       });
       widget = new MainAreaWidget({ content });
       widget.toolbar.hide();

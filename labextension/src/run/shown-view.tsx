@@ -3,7 +3,7 @@ import type { IRenderMimeRegistry } from '@jupyterlab/rendermime';
 import type { IRenderMime } from '@jupyterlab/rendermime-interfaces';
 import { MessageLoop } from '@lumino/messaging';
 import { Widget } from '@lumino/widgets';
-import React, { useEffect, useRef } from 'react';
+import React, { useLayoutEffect, useRef } from 'react';
 import { count } from '../ui/formats';
 import { useChanges } from '../ui/hooks';
 import type { OutputFeed, Shown } from './output-feed';
@@ -16,7 +16,7 @@ export function ShownView(props: {
   const { feed, rendermime } = props;
   useChanges(feed.changed);
   return (
-    <div className="jp-skylift-shown" tabIndex={0} role="region" aria-label="What it displayed">
+    <div className="jp-skylift-displays" tabIndex={0} role="region" aria-label="What it displayed">
       {feed.leftOut > 0 && (
         <p className="jp-skylift-empty">{count(feed.leftOut)} before these are not shown here.</p>
       )}
@@ -41,7 +41,7 @@ function Displayed({
 }): JSX.Element {
   const place = useRef<HTMLDivElement>(null);
   const { data, metadata } = shown;
-  useEffect(() => {
+  useLayoutEffect(() => {
     const node = place.current!;
     // What comes from a container is trusted as little as a notebook's output that was not run here.
     const model = new MimeModel({
@@ -71,5 +71,5 @@ function Displayed({
       node.textContent = '';
     };
   }, [data, metadata, rendermime]);
-  return <div ref={place} className="jp-skylift-shown-item jp-RenderedHTMLCommon" />;
+  return <div ref={place} className="jp-skylift-displays-item jp-RenderedHTMLCommon" />;
 }
