@@ -44,7 +44,9 @@ export class Gateway {
   async fetch(path: string, init: RequestInit = {}, query: Query = {}): Promise<Response> {
     let response: Response;
     try {
-      response = await ServerConnection.makeRequest(this.url(path, query), init, this._settings);
+      // With Jupyter's own "no-store" it would add the time to the query, which the gateway takes for a parameter.
+      const request: RequestInit = { cache: 'no-cache', ...init };
+      response = await ServerConnection.makeRequest(this.url(path, query), request, this._settings);
     } catch (error) {
       if (error instanceof DOMException && error.name === 'AbortError') {
         throw error;
