@@ -48,6 +48,11 @@ export class VolumesModel {
         void this.tree.load(folder);
       }
     });
+    gateway.live.stateChanged.connect((_, state) => {
+      if (state === 'connected') {
+        this.tree.again();
+      }
+    });
     window.addEventListener('beforeunload', (event) => {
       if (this.uploads.busy) {
         event.preventDefault();

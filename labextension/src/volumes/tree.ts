@@ -178,6 +178,15 @@ export class VolumeTree {
     }
   }
 
+  /** Read the open folders again that could not be read. */
+  again(): void {
+    for (const [key, place] of this._open) {
+      if (this._folders.get(key)?.problem) {
+        void this.load(place);
+      }
+    }
+  }
+
   /** Read one folder, or read it again. */
   async load(place: Place): Promise<void> {
     const key = keyOf(place);

@@ -105,8 +105,12 @@ describe('the tree of volumes', () => {
     await opened(tree, root('data'));
     expect(tree.rows()[1]).toMatchObject({ kind: 'problem', text: 'The store does not answer.' });
     folders.folders['data@:'] = [entry('a')];
+    tree.again();
     await tree.load(root('data'));
     expect(lines(tree)).toEqual(['data', ' a']);
+    folders.asked.length = 0;
+    tree.again();
+    expect(folders.asked).toEqual([]);
   });
 
   it('reads open folders again when the volume has another version, and no others', async () => {
