@@ -163,9 +163,11 @@ function Problem(props: ITreeRowProps): React.ReactElement {
         {props.row.text}
       </span>
       <span className="jp-skylift-volumes-problem-actions">
-        <button type="button" onClick={props.onAgain}>
-          Try again
-        </button>
+        {props.row.unread && (
+          <button type="button" onClick={props.onAgain}>
+            Try again
+          </button>
+        )}
         <button type="button" onClick={props.onDismiss}>
           Dismiss
         </button>

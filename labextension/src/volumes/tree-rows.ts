@@ -32,6 +32,8 @@ export interface Row {
   info?: VolumeInfo;
   /** Of a note or a problem. */
   text?: string;
+  /** The problem is that the folder could not be read. */
+  unread?: boolean;
 }
 
 /** More are sorted by their letters alone, which is quicker. */

@@ -55,7 +55,7 @@ export function VolumeTreeView({ model, app }: IVolumeTreeViewProps): React.Reac
   useEffect(() => setEditProblem(''), [editing]);
 
   const tops = useMemo(() => {
-    const letters = (level: number) => Math.max(12, (size.width - 44 - level * 14) / 6.4);
+    const letters = (level: number) => Math.max(12, (size.width - 44 - level * 14) / 6.7);
     const lines = (text: string, level: number) =>
       text
         .split('\n')
@@ -63,7 +63,7 @@ export function VolumeTreeView({ model, app }: IVolumeTreeViewProps): React.Reac
     return topsOf(rows.length, (at) => {
       const row = rows[at];
       if (row.kind === 'problem') {
-        return 34 + TEXT_LINE * lines(row.text ?? '', row.level);
+        return 40 + TEXT_LINE * lines(row.text ?? '', row.level);
       }
       if (row.kind === 'note') {
         return Math.max(LINE, 7 + TEXT_LINE * lines(row.text ?? '', row.level));
@@ -370,7 +370,11 @@ export function VolumeTreeView({ model, app }: IVolumeTreeViewProps): React.Reac
               onMenu={(x, y) => menuAt(row, x, y)}
               onDragStart={(event) => startFileDrag(event.nativeEvent, row)}
               onDismiss={() => {
-                tree.complain(row.place, '');
+                if (row.unread) {
+                  tree.collapse(keyOf(row.place));
+                } else {
+                  tree.complain(row.place, '');
+                }
                 focus();
               }}
               onAgain={() => void tree.load(row.place)}

@@ -283,7 +283,11 @@ export class VolumeTree {
     }
     const folder = this._folders.get(row.key);
     if (folder?.problem) {
-      rows.push(note(row, 'problem', folder.problem));
+      rows.push({
+        ...note(row, 'problem', folder.problem),
+        key: `unread ${row.key}`,
+        unread: true,
+      });
     }
     if (!folder?.entries) {
       if (!folder?.problem) {
