@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import urllib3
 from notebook_kernel import Cell, Notebook
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -392,6 +394,26 @@ def test_interrupting_the_kernel_interrupts_the_cell(notebook: Notebook) -> None
     assert "interrupted after" in last_status(cell)
     assert ["(1, 5)"] == notebook.ok("%%gpu H100\nbefore, reached").values
     assert ["5"] == notebook.ok("reached").values
+
+
+def test_a_cell_that_is_stopped_elsewhere_is_interrupted_too(
+    notebook: Notebook, environment: dict[str, str]
+) -> None:
+    """As the button of JupyterLab's status line does."""
+    cell = notebook.start("%%gpu H100\nimport time\nprint('sleeping')\ntime.sleep(600)")
+    cell.wait(lambda cell: "sleeping" in cell.text())
+    home = Path(environment["SKYLIFT_HOME"])
+    url = json.loads((home / "gateway.json").read_bytes())["url"]
+    headers = {"Authorization": f"Bearer {(home / 'token').read_text().strip()}"}
+    (call,) = urllib3.request("GET", f"{url}/v1/calls?state=running&kind=cell", headers=headers).json()[
+        "calls"
+    ]
+    stop = f"{url}/v1/calls/{call['call_id']}/cancel"
+    assert 202 == urllib3.request("POST", stop, headers=headers, json={"mode": "interrupt"}).status
+    cell.wait()
+    assert "KeyboardInterrupt" == cell.reply["ename"]
+    assert "interrupted after" in last_status(cell)
+    assert ["1"] == notebook.ok("%%gpu H100\n1").values
 
 
 def test_interrupting_a_generator_ends_it(notebook: Notebook) -> None:
