@@ -8,7 +8,7 @@ const HEIGHT = 96;
 interface Series {
   title: string;
   values: (number | null)[];
-  /** At the top; 0: the greatest there is. */
+  /** At the top, unless there is a greater value. */
   max: number;
   words(value: number): string;
 }
@@ -19,8 +19,8 @@ export function seriesOf(samples: readonly UsageSample[]): Series[] {
     {
       title: 'CPU',
       values: samples.map((sample) => sample[1]),
-      max: 0,
-      words: (value) => `${value.toFixed(value < 10 ? 1 : 0)} cores`,
+      max: 1,
+      words: (value) => `${value.toFixed(value < 1 ? 2 : 1)} cores`,
     },
     { title: 'Memory', values: samples.map((sample) => sample[2]), max: 0, words: bytes },
   ];
@@ -77,7 +77,7 @@ export function Charts({ samples }: { samples: readonly UsageSample[] }): JSX.El
       {seriesOf(samples).map(({ title, values, max, words }) => {
         const known = values.filter((value): value is number => value !== null);
         const peak = Math.max(...known, 0);
-        const top = max || peak || 1;
+        const top = Math.max(max, peak) || 1;
         const last = known[known.length - 1] ?? 0;
         return (
           <figure key={title} className="jp-skylift-chart">

@@ -234,7 +234,10 @@ function Header(
     ['Cost', cost && `${cost}${price}`],
     ['Inputs', inputsWords(call)],
     ['Peak memory', detail.peak_memory ? bytes(detail.peak_memory) : ''],
-    ['Given to a container', detail.attempts > 1 ? `${detail.attempts} times` : ''],
+    [
+      'Given to a container',
+      detail.attempts > 1 && call.kind !== 'map' ? `${detail.attempts} times` : '',
+    ],
     ['Queued', clock(call.queued)],
     ['From', call.notebook ? notebookName(call.notebook) : ''],
   ];

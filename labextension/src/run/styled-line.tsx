@@ -32,7 +32,7 @@ function piece(text: string, style: Style | null, search: string, key: number): 
 
 const NAMES = ['black', 'red', 'green', 'yellow', 'blue', 'magenta', 'cyan', 'white'];
 
-/** JupyterLab's own classes of its ANSI palette, which follow the theme. */
+/** Bright colours are shown as the others are: those of run.css can be read on both themes. */
 function looks(style: Style): { css: React.CSSProperties; names: string } {
   const css: React.CSSProperties = {};
   const names: string[] = [];
@@ -47,12 +47,12 @@ function looks(style: Style): { css: React.CSSProperties; names: string } {
     }
   }
   if (typeof color === 'number') {
-    names.push(`ansi-${NAMES[color % 8]}${color >= 8 ? '-intense' : ''}-fg`);
+    names.push(`jp-skylift-ansi-fg-${NAMES[color % 8]}`);
   } else if (color) {
     css.color = color;
   }
   if (typeof background === 'number') {
-    names.push(`ansi-${NAMES[background % 8]}${background >= 8 ? '-intense' : ''}-bg`);
+    names.push(`jp-skylift-ansi-bg-${NAMES[background % 8]}`);
   } else if (background) {
     css.background = background;
   }

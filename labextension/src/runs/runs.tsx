@@ -131,8 +131,8 @@ function Run(props: {
         max={max}
         label=""
         width={52}
-        height={18}
-        room={values.length > 60 ? values.length : 60}
+        height={16}
+        room={FINAL.has(row.state) ? values.length : Math.max(values.length, 30)}
       />
     </>
   );

@@ -48,8 +48,11 @@ export function timeWords(row: CallRow, now: number): string {
   return row.started ? ticking(now - row.started) : `waits ${ticking(now - row.queued)}`;
 }
 
-/** What it costs: the gateway's figure, which goes on at the price while it runs. */
+/** What it has cost so far, as the gateway says. */
 export function costOf(row: CallRow): string {
+  if (row.cost > 0 && row.cost < 0.00005) {
+    return '< $0.0001';
+  }
   return row.cost > 0 || row.price > 0 ? dollars(row.cost) : '';
 }
 
