@@ -13,6 +13,8 @@ const gateway = new Gateway({
   wsUrl: 'ws://here/base/',
   WebSocket: NoSocket as unknown as typeof WebSocket,
   Request: class {
+    headers = { append: () => undefined, has: () => false, set: () => undefined };
+
     constructor(
       readonly url: string,
       readonly init: RequestInit,
