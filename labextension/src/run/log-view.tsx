@@ -18,6 +18,7 @@ export function LogView({ feed, name }: { feed: OutputFeed; name: string }): JSX
   useChanges(feed.changed);
   const box = useRef<HTMLDivElement>(null);
   const [view, setView] = useState({ scrollTop: 0, height: 0 });
+  const place = useRef(0);
   const [follow, setFollow] = useState(true);
   const [search, setSearch] = useState('');
   const [found, setFound] = useState<Found>({ lines: [], searched: 0 });
@@ -32,6 +33,9 @@ export function LogView({ feed, name }: { feed: OutputFeed; name: string }): JSX
 
   const look = useCallback(() => {
     const { scrollTop, clientHeight: height } = box.current!;
+    if (height === 0) {
+      return; // another tab is to be seen
+    }
     setView((known) =>
       known.scrollTop === scrollTop && known.height === height ? known : { scrollTop, height },
     );
@@ -39,8 +43,17 @@ export function LogView({ feed, name }: { feed: OutputFeed; name: string }): JSX
 
   useLayoutEffect(() => {
     look();
-    const observer = new ResizeObserver(look);
-    observer.observe(box.current!);
+    const node = box.current!;
+    let shown = node.clientHeight > 0;
+    const observer = new ResizeObserver(() => {
+      if (node.clientHeight > 0 && !shown) {
+        // A browser forgets the place of what is hidden.
+        node.scrollTop = place.current;
+      }
+      shown = node.clientHeight > 0;
+      look();
+    });
+    observer.observe(node);
     return () => observer.disconnect();
   }, [look]);
 
@@ -49,7 +62,7 @@ export function LogView({ feed, name }: { feed: OutputFeed; name: string }): JSX
       box.current!.scrollTop = lines * LINE;
       look();
     }
-  }, [follow, lines, version, look]);
+  }, [follow, lines, version, view.height, look]);
 
   // A new search begins anew; what comes later is looked through as it comes.
   useEffect(() => {
@@ -85,6 +98,10 @@ export function LogView({ feed, name }: { feed: OutputFeed; name: string }): JSX
 
   const scrolled = () => {
     const { scrollTop, scrollHeight, clientHeight } = box.current!;
+    if (clientHeight === 0) {
+      return;
+    }
+    place.current = scrollTop;
     const atEnd = scrollTop + clientHeight >= scrollHeight - LINE;
     // The user scrolled away, or back to the end.
     if (follow !== atEnd && (atEnd || scrollTop < view.scrollTop)) {

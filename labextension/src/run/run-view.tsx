@@ -188,7 +188,10 @@ function Run(props: IRunProps): JSX.Element {
         data-skylift-tab={tab}
         className="jp-skylift-run-panel"
       >
-        {tab === 'log' && <LogView feed={feed} name={callId} />}
+        {/* Kept, so that a search and its place are there when one comes back. */}
+        <div className="jp-skylift-run-log" hidden={tab !== 'log'}>
+          <LogView feed={feed} name={callId} />
+        </div>
         {tab === 'shown' && <ShownView feed={feed} rendermime={rendermime} />}
         {tab === 'timeline' && (
           <div className="jp-skylift-run-scroll" tabIndex={0} role="region" aria-label="Timeline">
@@ -242,7 +245,7 @@ function Header(
     ['From', call.notebook ? notebookName(call.notebook) : ''],
   ];
   return (
-    <header className="jp-skylift-run-header">
+    <div className="jp-skylift-run-header">
       <div className="jp-skylift-run-head">
         <StateIcon state={call.state} />
         <h2 title={call.summary || undefined}>{title(call)}</h2>
@@ -304,7 +307,7 @@ function Header(
           {said}
         </p>
       )}
-    </header>
+    </div>
   );
 }
 
