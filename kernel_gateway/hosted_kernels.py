@@ -190,6 +190,8 @@ class HostedKernel:
         """None while it lives, or is to live."""
         self.reason = ""
         """Why it has ended, where it was not asked to."""
+        self.cancelled = False
+        """Somebody has cancelled its call: it is not wanted any more."""
         self._control = control
         self._notebook = notebook
         self._loop = asyncio.get_running_loop()
@@ -247,6 +249,10 @@ class HostedKernel:
             self._asked = self._asked or mode != "interrupt"
             self._say(Cancel(call_id=self.call_id, mode=mode, reason=reason or "its client ended it"))
 
+    async def stop(self, reason: str) -> None:
+        """End its container."""
+        self.cancel("terminate", reason)
+
     def connect(self, descriptor: int) -> int:
         """A descriptor of the folder of its sockets: that one, where there is one already, so that what
         reconnects to a path through it finds the kernel that is there now. Raises OSError."""
@@ -294,6 +300,9 @@ class HostedKernel:
             after = message.seq + message.count
             consumed = Consumed(call_id=self.call_id, seq=after, total=self._consumed)
             self._loop.call_soon(self._say, consumed)
+        elif end.state == "cancelled":
+            self.cancelled = not self._asked
+            self._end(_KILLED, said or "it was cancelled")
         elif end.state == "done":
             self._end(0, "")
         else:

@@ -9,13 +9,15 @@ from typing import Any
 import msgspec
 import zmq
 from ipykernel.kernelspec import RESOURCES
+from jupyter_client.ioloop.restarter import AsyncIOLoopKernelRestarter
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_server.prometheus.metrics import KERNEL_CURRENTLY_RUNNING_TOTAL
-from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager, ServerKernelManager
 from jupyter_server.services.sessions.sessionmanager import SessionManager
 from tornado.web import HTTPError
 from traitlets import Any as AnyTrait
+from traitlets import Type, default
 
 from skylift.kernel_gateway.hosted_kernels import KernelError
 from skylift.kernel_gateway.kernel_book import KernelRecord
@@ -69,10 +71,39 @@ def kernel_spec(choice: KernelChoice) -> KernelSpec:
     )
 
 
+class HostedRestarter(AsyncIOLoopKernelRestarter):
+    """Starts again what has died, and not what was cancelled."""
+
+    async def poll(self) -> None:  # type: ignore[override]
+        """Called every few seconds."""
+        if getattr(self.kernel_manager.provisioner, "unwanted", False):
+            self._fire_callbacks("dead")
+            self.stop()
+        else:
+            await super().poll()
+
+
+class OneKernelManager(ServerKernelManager):
+    """Of one kernel."""
+
+    restarter_class = Type(default_value=HostedRestarter, klass=HostedRestarter, config=True)
+
+
 class HostedKernelManager(AsyncMappingKernelManager):
     """The kernels of one user."""
 
     kernel_starter = AnyTrait()
+
+    @default("kernel_manager_class")
+    def _our_kernel_manager_class(self) -> str:
+        return f"{__name__}.OneKernelManager"
+
+    def _handle_kernel_died(self, kernel_id: str) -> None:
+        """Called for one that is not started again."""
+        provisioner = self._kernels[kernel_id].provisioner
+        super()._handle_kernel_died(kernel_id)  # type: ignore[no-untyped-call]
+        self.kernel_starter.book.drop(kernel_id)
+        provisioner.let_go()
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]

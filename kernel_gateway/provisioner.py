@@ -45,11 +45,12 @@ class SkyliftProvisioner(KernelProvisionerBase):
     idle_timeout = Float(None, allow_none=True)
 
     _kernel: HostedKernel | None = None
+    _told_of: HostedKernel | None = None
     _descriptor = -1
     _record: KernelRecord | None = None
 
     def __del__(self) -> None:
-        self._let_go()
+        self.let_go()
 
     @property
     def has_process(self) -> bool:
@@ -61,8 +62,9 @@ class SkyliftProvisioner(KernelProvisionerBase):
         kernel = self._kernel
         if kernel is None:
             return 0
-        if kernel.exit_code is not None and kernel.reason:
-            self.log.warning("Kernel %s has died: %s", self.kernel_id, kernel.reason)
+        if kernel.exit_code is not None and kernel.reason and kernel is not self._told_of:
+            self._told_of = kernel
+            self.log.warning("Kernel %s has ended: %s", self.kernel_id, kernel.reason)
             if self.parent is not None and self.parent.has_trait("reason"):
                 self.parent.reason = kernel.reason
         return kernel.exit_code
@@ -98,6 +100,16 @@ class SkyliftProvisioner(KernelProvisionerBase):
         """Ask it to end."""
         await self.send_signal(signal.SIGTERM)
 
+    @property
+    def unwanted(self) -> bool:
+        """Whether it is not to be started again: its call was cancelled, in the sidebar say."""
+        return self._kernel is not None and self._kernel.cancelled
+
+    async def shutdown_requested(self, restart: bool = False) -> None:
+        """What it may have died of before is of no interest any more."""
+        if self.parent is not None and self.parent.has_trait("reason"):
+            self.parent.reason = ""
+
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Nothing of this process's environment is for the kernel."""
         given = kwargs.pop("env", None) or {}
@@ -123,8 +135,6 @@ class SkyliftProvisioner(KernelProvisionerBase):
             block_network=self.block_network,
         )
         starter = self._starter()
-        if self.parent.has_trait("reason"):
-            self.parent.reason = ""
         notebook = kwargs.get("env", {}).get("JPY_SESSION_NAME", "")
         kernel = await self._there(
             lambda: starter.start(settings, session.key, session.signature_scheme, notebook)
@@ -139,8 +149,16 @@ class SkyliftProvisioner(KernelProvisionerBase):
             signature_scheme=session.signature_scheme,
             notebook=notebook,
         )
+        try:
+            info = self._connect(kernel)
+        except OSError as error:
+            await self._there(lambda: kernel.stop("it cannot be reached"))
+            raise KernelError(
+                f"{settings.name} is up, and the gateway cannot reach it ({error}): kernels can only be on "
+                "hosts of the gateway's own machine and user."
+            ) from error
         starter.book.put(self.kernel_id, self._record)
-        return self._connect(kernel)
+        return info
 
     async def get_provisioner_info(self) -> dict[str, Any]:
         """What `load_provisioner_info` needs, in another gateway."""
@@ -176,9 +194,10 @@ class SkyliftProvisioner(KernelProvisionerBase):
         """Called when the kernel has ended."""
         if not restart:
             self._starter().book.drop(self.kernel_id)
-            self._let_go()
+            self.let_go()
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Close what is open here. Idempotent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

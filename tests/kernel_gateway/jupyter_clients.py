@@ -149,8 +149,11 @@ class JupyterServer:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and self.process.poll() is None:
             for file in self._info.glob("jpserver-*.json"):
-                with contextlib.suppress(ValueError):
-                    return str(json.loads(file.read_text())["url"]).rstrip("/")
+                # It is there a moment before the server listens.
+                with contextlib.suppress(ValueError, urllib3.exceptions.HTTPError):
+                    url = str(json.loads(file.read_text())["url"]).rstrip("/")
+                    urllib3.request("GET", f"{url}/api", retries=False, timeout=PATIENCE)
+                    return url
             time.sleep(0.05)
         raise AssertionError(self.log.read_text())
 

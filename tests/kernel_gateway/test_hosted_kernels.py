@@ -19,7 +19,7 @@ from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 
 from scripts.own_gateway import left_behind
-from skylift.kernel_gateway.hosted_kernels import KernelError
+from skylift.kernel_gateway.hosted_kernels import HostedKernel, KernelError
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 
@@ -366,6 +366,20 @@ async def test_what_cannot_start_says_why(hosting: Hosting, tmp_path: Path, kern
 def test_an_unknown_kernel(hosting: Hosting, tmp_path: Path) -> None:
     with pytest.raises(NoSuchKernel):
         hosting.manager(KernelManager, "skylift-abacus", tmp_path).start_kernel()
+
+
+def test_one_that_cannot_be_reached(
+    hosting: Hosting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere(_kernel: HostedKernel, _descriptor: int) -> int:
+        raise FileNotFoundError(2, "No such file or directory", "/on/another/machine")
+
+    monkeypatch.setattr(HostedKernel, "connect", nowhere)
+    with pytest.raises(
+        KernelError, match="kernels can only be on hosts of the gateway's own machine and user"
+    ):
+        hosting.manager(KernelManager, "skylift-cpu", tmp_path).start_kernel()
+    hosting.wait_for_containers(lambda count: count == 0)
 
 
 def test_outside_of_a_gateway(hosting: Hosting, tmp_path: Path) -> None:

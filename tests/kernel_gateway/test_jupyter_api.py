@@ -212,6 +212,28 @@ def test_one_that_crashes_is_started_again_and_the_page_is_told(hosting: Hosting
         assert "NameError" == channels.run("os")[0]["ename"]
 
 
+def test_one_whose_run_is_cancelled_is_not_started_again(hosting: Hosting) -> None:
+    with (
+        kernel_of(hosting) as kernel,
+        channels_of(f"{hosting.url}/jupyter", kernel, hosting.token) as channels,
+    ):
+        channels.run("kept = 1")
+        call = hosting.calls()[0]["call_id"]
+        answer = urllib3.request(
+            "POST",
+            f"{hosting.url}/v1/calls/{call}/cancel",
+            headers={"Authorization": f"Bearer {hosting.token}"},
+            json={"reason": "too dear"},
+        )
+        assert 202 == answer.status
+        while "dead" != channels.until("status")[0]["execution_state"]:
+            pass
+        assert [] == hosting.ask("GET", "/api/kernels").json()
+    hosting.wait_for_containers(lambda count: count == 0)
+    assert ("cancelled", call) == (hosting.calls()[0]["state"], hosting.calls()[0]["call_id"])
+    assert {} == hosting.jupyter().kernels.kernel_starter.book.kernels
+
+
 def test_idle_ones_are_ended(hosting: Hosting) -> None:
     with kernel_of(hosting) as kept, kernel_of(hosting, "skylift-short-lived") as short:
         deadline = time.monotonic() + PATIENCE
