@@ -41,6 +41,14 @@ export default tseslint.config(
   {
     files: ['*.{mjs,cjs}'],
     extends: [tseslint.configs.disableTypeChecked],
-    languageOptions: { globals: { module: 'writable', process: 'readonly', require: 'readonly' } },
+    languageOptions: {
+      globals: {
+        MouseEvent: 'readonly',
+        globalThis: 'readonly',
+        module: 'writable',
+        require: 'readonly',
+      },
+    },
+    rules: { '@typescript-eslint/no-require-imports': 'off' },
   },
 );

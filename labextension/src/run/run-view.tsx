@@ -233,7 +233,10 @@ function Header(
     ['State', stateWords(call)],
     ['On', [gpu, whereWords(call, hosts)].filter(Boolean).join(' · ')],
     ['Start', startWords(container)],
-    [FINAL.has(call.state) ? 'Took' : call.started ? 'Running' : 'Waiting', timeWords(call, now).replace(/^waits /, '')],
+    [
+      FINAL.has(call.state) ? 'Took' : call.started ? 'Running' : 'Waiting',
+      timeWords(call, now).replace(/^waits /, ''),
+    ],
     ['Cost', cost && `${cost}${price}`],
     ['Inputs', inputsWords(call)],
     ['Peak memory', detail.peak_memory ? bytes(detail.peak_memory) : ''],
