@@ -71,9 +71,10 @@ def lab(gateway: RunningGateway, tmp_path_factory: pytest.TempPathFactory) -> It
         print(lab.log()[-20_000:])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium of this system."""
+    """Chromium of this system. Not for longer: while Playwright is there, this thread's event loop runs, and
+    other tests could start none."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     assert program is not None, "Chromium is missing: scripts/setup dev installs it"
     with sync_playwright() as playwright:

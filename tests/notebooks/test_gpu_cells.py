@@ -617,7 +617,7 @@ def test_the_table_of_sessions(notebook: Notebook) -> None:
     notebook.ok("%%gpu H100\npass")
     table = notebook.ok("%gpu").outputs[0]["data"]
     assert "H100 (simulated)" in table["text/plain"]
-    assert "<table>" in table["text/html"]
+    assert "<table" in table["text/html"]
 
 
 def test_put_and_get(notebook: Notebook) -> None:
