@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from skylift.lazyfs.bucket_objects import BLOCK, BucketObjects, Found
+from skylift.lazyfs.positioned_io import write_at
 
 
 class OpenFile:
@@ -68,10 +69,7 @@ class OpenFile:
         with self._lock:
             self._need_copy()
             self._dirty = True
-            view = memoryview(data)
-            while view:
-                count = os.pwrite(self._copy, view, offset)
-                view, offset = view[count:], offset + count
+            write_at(self._copy, data, offset)
 
     def truncate(self, size: int) -> None:
         """Give it another size."""

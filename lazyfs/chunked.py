@@ -27,6 +27,7 @@ from typing import BinaryIO, Literal, NamedTuple, TypeAlias
 import msgspec
 import zstandard
 
+from skylift.lazyfs.positioned_io import write_at
 from skylift.lazyfs.store import (
     BlobDamagedError,
     BlobMissingError,
@@ -407,11 +408,7 @@ class ChunkedReader:
             def run() -> Chunk:
                 chunk = self.file.chunks[number]
                 if chunk.blob:
-                    view = memoryview(self._fetch(chunk))
-                    offset = number * self.file.chunk_size
-                    while view:
-                        count = os.pwrite(descriptor, view, offset)
-                        view, offset = view[count:], offset + count
+                    write_at(descriptor, self._fetch(chunk), number * self.file.chunk_size)
                 return chunk
 
             return run

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 BLOCK = 4096
 SLOT = 32
@@ -132,13 +132,16 @@ class Names:
         """Bytes of the directory."""
         return (len(self.blocks) - 1) * BLOCK + self.last
 
-
-def pack_names(entries: Sequence[tuple[bytes, int, int]]) -> bytes:
-    """One block of a directory: names, where their inodes are (from the first one on, in bytes), and their
-    types."""
-    place = _DIRENT.size * len(entries)
-    head = b""
-    for name, inode, kind in entries:
-        head += _DIRENT.pack(inode // SLOT, place, kind)
-        place += len(name)
-    return head + b"".join(name for name, _, _ in entries)
+    def packed(self, inodes: Mapping[bytes, tuple[int, int]]) -> list[bytes]:
+        """The blocks as they are written. `inodes`: of each name, where its inode is (from the first one on,
+        in bytes), and its type."""
+        blocks = []
+        for names in self.blocks:
+            place = _DIRENT.size * len(names)
+            head = b""
+            for name in names:
+                inode, kind = inodes[name]
+                head += _DIRENT.pack(inode // SLOT, place, kind)
+                place += len(name)
+            blocks.append(head + b"".join(names))
+        return blocks

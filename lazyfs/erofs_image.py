@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from skylift.lazyfs import erofs_format as erofs
+from skylift.lazyfs.positioned_io import write_at
 
 _TINY = 512
 """Bytes: files up to this size are kept behind their inodes."""
@@ -46,6 +47,7 @@ class _Node:
         "children",
         "links",
         "names",
+        "packed",
         "parent",
         "path",
         "place",
@@ -61,6 +63,8 @@ class _Node:
         self.parent = parent or self
         self.children: list[tuple[bytes, _Node]] = []
         self.names: erofs.Names | None = None
+        self.packed: list[bytes] = []
+        """Of a directory: its blocks of names, without what is kept behind the inode."""
         self.links = 1
         self.xattrs = b""
         self.tail = b""
@@ -88,9 +92,7 @@ class FolderImage:
         end = self._place_inodes()
         block = 1 + -(-end // erofs.BLOCK)
         for node in self._nodes:
-            if node.names is not None:
-                whole = len(node.names.blocks) - bool(node.tail)
-                node.block, block = block, block + whole
+            node.block, block = block, block + len(node.packed)
         self._metadata_blocks = block
         self._files = [
             node for node in self._nodes if node.kind == stat.S_IFREG and node.size and not node.tail
@@ -108,7 +110,7 @@ class FolderImage:
         descriptor = os.open(image, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(descriptor, self.size)
-            _write_at(descriptor, self._metadata(), 0)
+            write_at(descriptor, self._metadata(), 0)
             with ThreadPoolExecutor(_WORKERS, thread_name_prefix="image") as pool:
                 copies = [pool.submit(_copy, node, descriptor) for node in self._files]
                 try:
@@ -123,27 +125,21 @@ class FolderImage:
     def _place_inodes(self) -> int:
         at = 0
         for node in self._nodes:
-            node.place = erofs.place_inode(at, len(node.xattrs), len(node.tail) or self._kept_names(node))
-            at = node.place + erofs.INODE_SIZE + len(node.xattrs) + (len(node.tail) or self._kept_names(node))
+            tail = len(node.tail)
+            if node.names is not None and node.names.last <= erofs.MOST_INLINE:
+                tail = node.names.last
+            node.place = erofs.place_inode(at, len(node.xattrs), tail)
+            at = node.place + erofs.INODE_SIZE + len(node.xattrs) + tail
+        # Names can be written once it is known where all inodes are.
         for node in self._nodes:
-            if node.names is not None and self._kept_names(node):
-                node.tail = self._names(node, len(node.names.blocks) - 1)
+            if node.names is not None:
+                named = [*node.children, (b".", node), (b"..", node.parent)]
+                node.packed = node.names.packed(
+                    {name: (each.place, _TYPES[each.kind]) for name, each in named}
+                )
+                if node.names.last <= erofs.MOST_INLINE:
+                    node.tail = node.packed.pop()
         return at
-
-    @staticmethod
-    def _kept_names(node: _Node) -> int:
-        """Bytes of a directory's last block, where they are kept behind its inode."""
-        if node.names is None or node.names.last > erofs.MOST_INLINE:
-            return 0
-        return node.names.last
-
-    def _names(self, folder: _Node, block: int) -> bytes:
-        assert folder.names is not None
-        found = dict(folder.children)
-        found[b"."], found[b".."] = folder, folder.parent
-        return erofs.pack_names(
-            [(name, found[name].place, _TYPES[found[name].kind]) for name in folder.names.blocks[block]]
-        )
 
     def _metadata(self) -> bytes:
         image = bytearray(self._metadata_blocks * erofs.BLOCK)
@@ -151,11 +147,9 @@ class FolderImage:
             image, blocks=self.size // erofs.BLOCK, inodes=len(self._nodes), root=self._nodes[0].place
         )
         for number, node in enumerate(self._nodes, 1):
-            if node.names is not None:
-                for block in range(len(node.names.blocks) - bool(node.tail)):
-                    packed = self._names(node, block)
-                    at = (node.block + block) * erofs.BLOCK
-                    image[at : at + len(packed)] = packed
+            for position, packed in enumerate(node.packed, node.block):
+                at = position * erofs.BLOCK
+                image[at : at + len(packed)] = packed
             found = node.stat
             block = node.block
             if node.kind in (stat.S_IFCHR, stat.S_IFBLK):
@@ -268,7 +262,7 @@ def _copy(node: _Node, image: int) -> None:
             data = os.pread(descriptor, min(_PIECE, node.size - offset), offset)
             if not data:
                 break
-            _write_at(image, data, at + offset)
+            write_at(image, data, at + offset)
             offset += len(data)
         _check(node, os.fstat(descriptor))
 
@@ -279,10 +273,3 @@ def _check(node: _Node, now: os.stat_result) -> None:
         raise TreeError(
             f"{os.fsdecode(node.path)} changed while it was being read; try again when nothing writes to it"
         )
-
-
-def _write_at(descriptor: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(descriptor, view, offset)
-        view, offset = view[count:], offset + count

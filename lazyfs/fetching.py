@@ -68,7 +68,7 @@ class Waiting:
         failed: Callable[[BaseException], None],
     ) -> None:
         """`done` hears what each flight returned, `failed` the first error."""
-        self._flights = flights
+        self.flights = flights
         self._done = done
         self._failed = failed
         self._left = len(flights)
@@ -79,7 +79,7 @@ class Waiting:
     def watch(self, over: Callable[[Waiting], None]) -> None:
         """Begin to wait; `over` is called at the end."""
         self._when_over = over
-        for flight in self._flights:
+        for flight in self.flights:
             flight.future.add_done_callback(self._landed)
 
     def give_up(self, error: BaseException) -> None:
@@ -105,7 +105,7 @@ class Waiting:
                 return
             self._over = True
         self._when_over(self)
-        self._done([flight.future.result() for flight in self._flights])
+        self._done([flight.future.result() for flight in self.flights])
 
 
 def _be_nice() -> None:
@@ -140,7 +140,7 @@ class Fetching:
         """Fetch when there is time."""
         self._ahead.submit(flight.run)
 
-    def wait(self, waiting: Waiting, flights: Sequence[Flight]) -> None:
+    def wait(self, waiting: Waiting) -> None:
         """Start what a read waits for, and have it wait, for so long as there is patience.
 
         From a store that is near, the caller's own thread fetches one of them: to wake another takes as long.
@@ -148,10 +148,10 @@ class Fetching:
         with self._lock:
             self._waiting.add(waiting)
         waiting.watch(self._over)
-        for flight in flights[1:] if self._near else flights:
+        for flight in waiting.flights[1:] if self._near else waiting.flights:
             self.start(flight)
         if self._near:
-            flights[0].run()
+            waiting.flights[0].run()
 
     def close(self) -> None:
         """Fetch no more; what runs ends by itself."""

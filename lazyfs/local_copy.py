@@ -25,6 +25,7 @@ from blake3 import blake3
 from skylift.lazyfs.chunked import ChunkedFile, ChunkedReader
 from skylift.lazyfs.daemon_messages import LayerStats
 from skylift.lazyfs.fetching import Fetching, Flight, Waiting
+from skylift.lazyfs.positioned_io import write_at
 from skylift.lazyfs.pushing import Pushing
 from skylift.lazyfs.served_files import Reply, ServedFile
 from skylift.lazyfs.store import Bytes, Store
@@ -126,7 +127,7 @@ class LocalCopy(ServedFile):
             log.error("A read of layer %s at %d fails: %s", self.layer, offset, error)
             reply(OSError(errno.EIO, str(error)))
 
-        self._fetching.wait(Waiting(flights, done, failed), flights)
+        self._fetching.wait(Waiting(flights, done, failed))
         self._read_ahead(missing)
 
     def prefetch(self, chunks: Iterable[int]) -> int:
@@ -254,7 +255,7 @@ class LocalCopy(ServedFile):
         """Put a chunk on the disk. Its readers have been answered; until then they get it from memory."""
         try:
             if data is not None and not self._closed:
-                _pwrite(self._data, data, number * self._file.chunk_size)
+                write_at(self._data, data, number * self._file.chunk_size)
                 self._have[_RECORD * number : _RECORD * (number + 1)] = _record(data)
                 self._fresh[number] = self._ready[number] = 1
                 if number in self._wanted_whole:
@@ -369,10 +370,3 @@ def _pread(descriptor: int, offset: int, length: int) -> bytes:
             raise OSError(errno.EIO, "the file is shorter than it was")
         data += more
     return data
-
-
-def _pwrite(descriptor: int, data: Bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(descriptor, view, offset)
-        view, offset = view[count:], offset + count

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 from blake3 import blake3
 
 from skylift.lazyfs.listing import StoredBlob
+from skylift.lazyfs.positioned_io import write_at
 from skylift.lazyfs.s3_bucket import Bucket, MissingObjectError
 from skylift.lazyfs.store import (
     BlobDamagedError,
@@ -141,10 +142,7 @@ class S3Store(Store):
         try:
 
             def take(offset: int, data: Bytes) -> None:
-                view = memoryview(data)
-                while view:
-                    count = os.pwrite(descriptor, view, offset)
-                    view, offset = view[count:], offset + count
+                write_at(descriptor, data, offset)
 
             found = ""
             for _ in range(2):  # what was spoiled on its way may be whole the second time

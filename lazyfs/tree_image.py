@@ -185,12 +185,9 @@ def _place_inodes(nodes: list[_Node]) -> int:
     return at
 
 
-def _packed(folder: _Node) -> Iterator[bytes]:
+def _packed(folder: _Node) -> list[bytes]:
     """The blocks of a directory; of what is none, none."""
-    if folder.names is not None:
-        found = {child.entry.name: child for child in folder.children}
-        found[b"."], found[b".."] = folder, folder.parent
-        for names in folder.names.blocks:
-            yield erofs.pack_names(
-                [(name, found[name].offset, _TYPES[found[name].entry.kind]) for name in names]
-            )
+    if folder.names is None:
+        return []
+    named = [*((node.entry.name, node) for node in folder.children), (b".", folder), (b"..", folder.parent)]
+    return folder.names.packed({name: (node.offset, _TYPES[node.entry.kind]) for name, node in named})

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from skylift.lazyfs.positioned_io import write_at
 from skylift.lazyfs.store import Store
 from skylift.runtime.snapshot_chunks import ChunkReader
 from skylift.runtime.snapshot_errors import SnapshotError, SnapshotSpaceError
@@ -100,7 +101,7 @@ class Unpacking:
             return
         with memoryview(self._chunks.read(number)) as data:
             for at, length, file, offset in self._pieces[number]:
-                _write(self._files[file], data[at : at + length], offset)
+                write_at(self._files[file], data[at : at + length], offset)
 
     def _write_error(self, error: OSError) -> SnapshotError:
         if error.errno in _NO_ROOM:
@@ -113,10 +114,3 @@ class Unpacking:
         return SnapshotError(
             f"Snapshot {self._name[:16]} cannot be unpacked in {self._folder.parent}: {error.strerror}."
         )
-
-
-def _write(descriptor: int, data: memoryview, offset: int) -> None:
-    while data:
-        count = os.pwrite(descriptor, data, offset)
-        data = data[count:]
-        offset += count

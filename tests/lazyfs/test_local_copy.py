@@ -257,7 +257,7 @@ def test_a_full_disk_serves_from_memory(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(local_copy, "_pwrite", full)
+        patch.setattr(local_copy, "write_at", full)
         assert read(copy, 0, SIZE) == data
         assert read(copy, CHUNK_SIZE - 1, 2) == data[CHUNK_SIZE - 1 : CHUNK_SIZE + 1]
         settle(copy)
