@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 import msgspec
 
 from skylift.backend.database import DatabaseError
+from skylift.backend.problems import no_call
 from skylift.backend.reports import output_item
 from skylift.backend.views import ContainerUsage, OutputItem, Sample, SpendBy
 from skylift.wire import FINAL_STATES, Problem, decode_events
@@ -231,12 +232,6 @@ class FollowingWatch(Watch):
     async def _follow(self) -> None:
         raise NotImplementedError
 
-    def _no_call(self) -> Problem:
-        message = (
-            f"There is no call {self.call_id} of yours. Calls are kept for retention_days (config.toml)."
-        )
-        return Problem(error="NotFoundError", message=message)
-
 
 class CallWatch(FollowingWatch):
     """One call, whole."""
@@ -253,7 +248,7 @@ class CallWatch(FollowingWatch):
             else:
                 found = None
             if found is None:
-                self.fail(self._no_call())
+                self.fail(no_call(self.call_id))
                 return
             if found != shown:
                 shown = found
@@ -283,7 +278,7 @@ class OutputWatch(FollowingWatch):
         call = registry.find(self.call_id)
         row = await reader.call(self.call_id) if call is None else None
         if (call.user if call is not None else row["user"] if row is not None else None) != self.port.user:
-            self.fail(self._no_call())
+            self.fail(no_call(self.call_id))
             return
         shown = None
         while True:

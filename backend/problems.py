@@ -10,6 +10,12 @@ BUSY_SECONDS = 5.0
 """How long a statement waits for a lock that another process holds."""
 
 
+def no_call(call_id: str) -> Problem:
+    """To whoever asks for a call that is not theirs, or not there any more."""
+    message = f"There is no call {call_id} of yours. Calls are kept for retention_days (config.toml)."
+    return Problem(error="NotFoundError", message=message)
+
+
 def error_event(problem: Problem) -> Event:
     """The ``error`` event (docs/protocol.md) of an error that is ours: it has no traceback and no pickle."""
     return _event("skylift.exceptions", problem.error, problem.message, problem.error)

@@ -75,32 +75,33 @@ class CallSamples:
 
 def merged(samples: list[Sample]) -> Sample:
     """One for several that follow each other."""
-    if len(samples) == 1:
-        return samples[0]
-    gpus = [gpu for _, _, _, gpu, _ in samples if gpu is not None]
-    gpu_memories = [memory for *_, memory in samples if memory is not None]
-    return (
-        samples[0][0],
-        round(sum(sample[1] for sample in samples) / len(samples), 3),
-        max(sample[2] for sample in samples),
-        round(sum(gpus) / len(gpus), 3) if gpus else None,
-        max(gpu_memories, default=None),
-    )
+    return _combined(samples, _mean, max)
 
 
 def summed(samples: list[Sample]) -> Sample:
     """One for those that containers have at the same time."""
+    return _combined(samples, sum, sum)
+
+
+def _combined(
+    samples: list[Sample], cores: Callable[[list[float]], float], memory: Callable[[list[int]], int]
+) -> Sample:
+    """With the mean of what the GPUs do."""
     if len(samples) == 1:
         return samples[0]
     gpus = [gpu for _, _, _, gpu, _ in samples if gpu is not None]
-    gpu_memories = [memory for *_, memory in samples if memory is not None]
+    gpu_memories = [taken for *_, taken in samples if taken is not None]
     return (
         samples[0][0],
-        round(sum(sample[1] for sample in samples), 3),
-        sum(sample[2] for sample in samples),
-        round(sum(gpus) / len(gpus), 3) if gpus else None,
-        sum(gpu_memories) if gpu_memories else None,
+        round(cores([sample[1] for sample in samples]), 3),
+        memory([sample[2] for sample in samples]),
+        round(_mean(gpus), 3) if gpus else None,
+        memory(gpu_memories) if gpu_memories else None,
     )
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 class UsageHistory:

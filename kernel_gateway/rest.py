@@ -8,6 +8,7 @@ import msgspec
 
 from skylift.backend.control import VERSION
 from skylift.backend.database import DatabaseError
+from skylift.backend.problems import no_call
 from skylift.backend.views import CallFilter, Slept, SpendBy, Woken
 from skylift.kernel_gateway.handler import Handler, RequestError
 from skylift.lazyfs.store import StoreError
@@ -314,9 +315,7 @@ def _no_session(session_id: str) -> RequestError:
 
 
 def _no_call(call_id: str) -> RequestError:
-    return RequestError(
-        404, f"There is no call {call_id} of yours. Calls are kept for retention_days (config.toml)."
-    )
+    return RequestError(404, no_call(call_id).message)
 
 
 ROUTES: list[tuple[str, type[Handler]]] = [

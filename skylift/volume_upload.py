@@ -45,13 +45,16 @@ class BatchUpload:
         message: str = "",
         sub_path: str = "",
         progress: TransferProgress | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
+        """`stop`: another thread may set it, and no more is sent then."""
         self._access = access
         self._name = name
         self._force = force
         self._message = message
         self._below = sub_path
         self._progress = progress
+        self._stop = stop
         self._planned: dict[bytes, Planned] = {}
         self._open = False
         self.version: VolumeVersion | None = None
@@ -151,7 +154,7 @@ class BatchUpload:
     async def _finish(self, waiter: Waiter) -> None:
         if not self._planned:
             return
-        stop = threading.Event()
+        stop = self._stop or threading.Event()
         try:
             self.version = await waiter.call(self._send, stop)
         finally:

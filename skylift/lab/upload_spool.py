@@ -176,12 +176,9 @@ class UploadSpool:
         os.utime(upload.file, (wanted.modified, wanted.modified))
         access = VolumeAccess(self.link.http(), wanted.volume)
         upload.progress = Progress()
-        with contextlib.ExitStack() as leaving:
-            batch = BatchUpload(lambda: access, wanted.volume, True, progress=upload.progress)
-            batch._open = True
+        batch = BatchUpload(lambda: access, wanted.volume, True, progress=upload.progress, stop=upload.stop)
+        with batch:
             batch.put_file(upload.file, wanted.path, 0o644)
-            leaving.callback(upload.stop.set)
-            batch._send(upload.stop)
 
     def _prepare(self, upload: Upload) -> None:
         try:
