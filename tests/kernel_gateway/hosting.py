@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import urllib3
 
+from scripts.own_gateway import left_behind
 from skylift.backend.settings import load_settings
 from skylift.kernel_gateway.gateway import Gateway
 from skylift.kernel_gateway.home import GatewayHome
@@ -21,6 +23,19 @@ T = TypeVar("T")
 
 PATIENCE = 60.0
 """Seconds after which something that should have happened is missed."""
+
+
+@contextlib.contextmanager
+def hosting_in(home: Path, config: str) -> Iterator[Hosting]:
+    """One that has its host. Afterwards nothing of it is left, or the test fails."""
+    hosting = Hosting(home, config)
+    try:
+        hosting.wait_for_hosts()
+        yield hosting
+    finally:
+        hosting.close()
+        sys.stderr.write(hosting.log())
+    assert [] == left_behind(home)
 
 
 class Hosting:

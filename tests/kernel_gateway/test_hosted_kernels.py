@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hosting import PATIENCE, Hosting
+from hosting import PATIENCE, Hosting, hosting_in
 from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.ioloop import AsyncIOLoopKernelManager
@@ -18,7 +17,6 @@ from jupyter_client.ioloop.restarter import AsyncIOLoopKernelRestarter
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 
-from scripts.own_gateway import left_behind
 from skylift.kernel_gateway.hosted_kernels import HostedKernel, KernelError
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
@@ -50,15 +48,8 @@ gpu = "H100 please!!"
 
 @pytest.fixture(scope="module")
 def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
-    home = tmp_path_factory.mktemp("hosting") / "home"
-    hosting = Hosting(home, CONFIG)
-    try:
-        hosting.wait_for_hosts()
+    with hosting_in(tmp_path_factory.mktemp("hosting") / "home", CONFIG) as hosting:
         yield hosting
-    finally:
-        hosting.close()
-        sys.stderr.write(hosting.log())
-    assert [] == left_behind(home)
 
 
 @pytest.fixture

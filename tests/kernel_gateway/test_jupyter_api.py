@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 import urllib3
-from hosting import PATIENCE, Hosting
+from hosting import PATIENCE, Hosting, hosting_in
 from jupyter_clients import Channels, JupyterServer, channels_of
-
-from scripts.own_gateway import left_behind
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 
@@ -32,15 +30,8 @@ idle_timeout = 1
 
 @pytest.fixture(scope="module")
 def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
-    home = tmp_path_factory.mktemp("hosting") / "home"
-    hosting = Hosting(home, CONFIG)
-    try:
-        hosting.wait_for_hosts()
+    with hosting_in(tmp_path_factory.mktemp("hosting") / "home", CONFIG) as hosting:
         yield hosting
-    finally:
-        hosting.close()
-        sys.stderr.write(hosting.log())
-    assert [] == left_behind(home)
 
 
 @contextlib.contextmanager

@@ -31,10 +31,10 @@ H100 = 3.95
 L4 = 0.80
 cpu = 0.04
 """
-expect.set_options(timeout=60_000)
-
 PATIENCE = 60_000
 """Milliseconds after which something that should be in the page is missed."""
+
+expect.set_options(timeout=PATIENCE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,7 +56,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway
     finally:
         gateway.close()
         print(gateway.logs())
-        left_behind(gateway.home)
+    assert [] == left_behind(gateway.home)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -16,67 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
+from running_gateway import PATIENCE, RunningGateway, end
 from websockets.sync.client import ClientConnection, connect
 
-PATIENCE = 60.0
 JUPYTER_TOKEN = "the-jupyter-token"
 
 
-class LocalGateway:
-    """``python -m skylift.kernel_gateway`` with a home of its own; its host isolates nothing."""
+class LocalGateway(RunningGateway):
+    """Its host isolates nothing; the page may have started it again."""
 
     def __init__(self, home: Path) -> None:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (home / "config.toml").write_text('[host]\nisolation = "process"\n[prices]\ncpu = 1.0\n')
-        self.home = home
-        self.process: subprocess.Popen[str] | None = None
-        self.url = ""
-
-    @property
-    def token(self) -> str:
-        return (self.home / "token").read_text().strip()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "skylift.kernel_gateway", "--home", str(self.home), "--foreground"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line.startswith("Skylift gateway: "), (self.home / "gateway.log").read_text()
-        self.url = line.removeprefix("Skylift gateway: ").strip()
-
-    def kill(self) -> None:
-        """``kill -9``."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-        self.process = None
+        super().__init__(home, '[host]\nisolation = "process"\n[prices]\ncpu = 1.0\n')
 
     def close(self) -> None:
         """End gateway and host, whoever started them."""
-        if self.process is not None:
-            self.process.send_signal(signal.SIGINT)
-            self.process.communicate(timeout=PATIENCE)
-        for name in ("gateway.json", "host/host.json"):
+        if self.process is None or self.process.poll() is not None:
             with contextlib.suppress(OSError, ValueError):
-                pid = int(json.loads((self.home / name).read_bytes())["pid"])
+                pid = int(json.loads((self.home / "gateway.json").read_bytes())["pid"])
                 if str(self.home).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    _end(pid)
-
-
-def _end(pid: int) -> None:
-    descriptor = os.pidfd_open(pid)
-    try:
-        for number in (signal.SIGINT, signal.SIGKILL):
-            signal.pidfd_send_signal(descriptor, number)
-            if select.select([descriptor], [], [], 20)[0]:
-                return
-    finally:
-        os.close(descriptor)
+                    end(pid)
+        super().close()
 
 
 class Page:
